@@ -1,0 +1,3 @@
+"""High availability for PostgreSQL."""
+
+__version__ = "0.1.0"

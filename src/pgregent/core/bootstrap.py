@@ -1,0 +1,73 @@
+"""Creating a cluster: one member takes the register, runs initdb, and is primary of term 1."""
+
+from dataclasses import replace
+
+from pgregent.core.effects import Initdb, Start
+from pgregent.core.plan import do, write
+from pgregent.core.types import PgState, Register, Rule, Stage, Term
+from pgregent.core.view import State
+
+TAKEOVER_AFTER = 30.0
+"""Seconds of silence after which another member creates the cluster instead: nothing was
+acknowledged before term 1, so nothing can be lost."""
+
+
+def plan_bootstrap(state: State) -> None:
+    """Nobody is in office yet."""
+    register = state.register
+    if register is None:
+        _take_register(state)
+    elif state.is_primary:
+        _create(state, register)
+    else:
+        name = register.primary.name
+        state.why = f"waiting for {name} to create the cluster"
+        peer = state.peer(name)
+        silent = state.now - max(peer.heard_at, state.started_at, state.register_seen_at)
+        if silent > TAKEOVER_AFTER and state.postgres.state is PgState.ABSENT:
+            write(state, _claim(state, register.seq))
+
+
+def _claim(state: State, seq: int) -> Register:
+    why = f"{state.me.name} creates the cluster"
+    return Register(seq + 1, 0, 0, state.me, (), False, "", (), why)
+
+
+def _take_register(state: State) -> None:
+    if not state.register_absent:
+        state.why = f"waiting for the DCS: {state.dcs_why}"
+    elif state.postgres.state is PgState.UNKNOWN:
+        state.why = "looking at its data directory"
+    elif state.postgres.state is not PgState.ABSENT or state.durable.stage is not Stage.NONE:
+        state.why = (
+            "its data directory is not empty but the DCS knows of no such cluster: "
+            "point it at the right DCS, or move the data directory away"
+        )
+    else:
+        write(state, _claim(state, 0))
+
+
+def _create(state: State, register: Register) -> None:
+    postgres = state.postgres
+    match postgres.state:
+        case PgState.ABSENT:
+            state.why = "creating the cluster: initdb"
+            do(state, Initdb())
+        case PgState.STOPPED if postgres.disk_timeline:
+            state.why = "creating the cluster: first start"
+            do(state, Start(1, Rule(state.me, 0, ()), None))
+        case PgState.PRIMARY if postgres.system_id:
+            state.durable = replace(state.durable, promoted=1)
+            why = f"{state.me.name} created the cluster"
+            created = replace(
+                register,
+                seq=register.seq + 1,
+                term=1,
+                rules=(Rule(state.me, 0, ()),),
+                system_id=postgres.system_id,
+                terms=(Term(1, state.me, 0, 0, why, state.epoch),),
+                why=why,
+            )
+            write(state, created)
+        case _:
+            state.why = "creating the cluster: waiting for its PostgreSQL"

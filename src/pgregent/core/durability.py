@@ -1,0 +1,120 @@
+"""Which standbys commits wait for, and when that changes."""
+
+from dataclasses import replace
+
+from pgregent.core.types import PLACEHOLDER, Incarnation, PgState, Register, Rule
+from pgregent.core.view import State
+
+MAX_RULES = 8
+"""More rules than this are never listed: an election has to satisfy all of them."""
+
+
+def synchronous_standby_names(rule: Rule) -> str:
+    """PostgreSQL's setting for a rule. Empty only where the writer alone suffices."""
+    if rule.k == 0:
+        return ""
+    if not rule.members:
+        return f'ANY {rule.k} ("{PLACEHOLDER}")'
+    names = ", ".join(f'"{m.label}"' for m in rule.members)
+    return f"ANY {rule.k} ({names})"
+
+
+def standby_names() -> str:
+    """A standby's names: never empty, so that a promotion starts with the sync flag set
+    (PostgreSQL sets it in the checkpointer, later than a backend could commit)."""
+    return f'ANY 1 ("{PLACEHOLDER}")'
+
+
+def satisfies_all(register: Register, holders: frozenset[Incarnation]) -> bool:
+    """Whether `holders` hold everything that was acknowledged under any listed rule."""
+    return all(rule.satisfied_by(holders) for rule in register.rules)
+
+
+def with_rule(register: Register, rule: Rule) -> tuple[Rule, ...]:
+    """The listed rules with `rule` as the one to apply; a rule is listed once."""
+    return (*(r for r in register.rules if r != rule), rule)
+
+
+def make_rule(state: State, writer: Incarnation, members: tuple[Incarnation, ...]) -> Rule:
+    """The rule that the settings ask for with these members."""
+    settings = state.settings
+    wanted = settings.nodes_wanted_k if settings.synchronous else 0
+    k = max(min(wanted, len(members)), settings.minimum_k)
+    return Rule(writer, k, tuple(sorted(members)) if k else ())
+
+
+def streaming_members(state: State) -> frozenset[Incarnation]:
+    """Members whose walreceiver streams this term's timeline from this primary, by both sides."""
+    register = state.register
+    assert register is not None
+    labels = {w.application_name.lower() for w in state.postgres.walsenders if w.streaming}
+    found: set[Incarnation] = set()
+    for peer in state.peers.values():
+        record = peer.record
+        if record is None or record.incarnation.label.lower() not in labels:
+            continue
+        current = record.register is not None and record.register.term == register.term
+        if current and not record.leaving and record.state is PgState.STANDBY and record.sync:
+            found.add(record.incarnation)
+    return frozenset(found)
+
+
+def evidently_gone(state: State, member: Incarnation) -> bool:
+    """Whether there is positive evidence that this member flushes nothing any more."""
+    peer = state.peers.get(member.name)
+    if peer is None or peer.record is None:
+        return False
+    record = peer.record
+    if record.incarnation != member or record.leaving:
+        return True
+    if record.state in (PgState.STOPPED, PgState.ABSENT) and not peer.closed:
+        return True
+    return peer.answers_nothing
+
+
+def desired_rule(state: State) -> tuple[Rule, str]:
+    """The rule that should be applied now, and why it differs from the one that is.
+
+    A member that is gone leaves: at once where it said so; where the rule cannot be met without
+    it, on positive evidence or after `suspect_after`; else after `standby_grace`.
+    """
+    register = state.register
+    assert register is not None
+    rule = register.rule
+    streaming = streaming_members(state)
+    members = set(rule.members) if rule.writer == state.me else set[Incarnation]()
+    for member in [m for m in state.missing_since if m in streaming or m not in members]:
+        del state.missing_since[member]
+    met = len(members & streaming) >= rule.k
+    why: list[str] = []
+    for member in sorted(members - streaming):
+        since = state.missing_since.setdefault(member, state.now)
+        missing = state.now - since
+        if _may_leave(state, member, missing, met):
+            members.discard(member)
+            why.append(f"{member.name} is gone")
+    for member in sorted(streaming - members):
+        members.add(member)
+        why.append(f"{member.name} streams")
+    wanted = make_rule(state, state.me, tuple(members))
+    return (wanted, " and ".join(why) or "the settings changed")
+
+
+def _may_leave(state: State, member: Incarnation, missing: float, met: bool) -> bool:
+    peer = state.peers.get(member.name)
+    record = peer.record if peer is not None else None
+    if record is not None and (record.incarnation != member or record.leaving):
+        return True
+    if met:
+        return missing >= state.settings.standby_grace
+    return evidently_gone(state, member) or missing >= state.settings.suspect_after
+
+
+def appended(register: Register, rule: Rule, why: str) -> Register:
+    """The register with `rule` listed last."""
+    return replace(register, seq=register.seq + 1, rules=with_rule(register, rule), why=why)
+
+
+def dropped(register: Register, why: str) -> Register:
+    """The register with the last rule only: allowed after a barrier was acknowledged under it."""
+    return replace(register, seq=register.seq + 1, rules=register.rules[-1:], why=why)

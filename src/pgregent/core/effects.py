@@ -1,0 +1,309 @@
+"""What the core asks adapters to do, and what they answer. Unknown is an answer."""
+
+from dataclasses import dataclass
+
+from pgregent.core.types import Incarnation, Position, Postgres, Record, Register, Rule
+
+# --- effects ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRegister:
+    """CAS the register from `expected` (its seq; 0: absent) to `register`. Answer: CasAnswer."""
+
+    expected: int
+    register: Register
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start PostgreSQL: `rule` set: as the primary, with its names; else as a standby that
+    streams from `upstream` (None: sealed). The guard knows `deadline` before it starts."""
+
+    term: int
+    rule: Rule | None
+    upstream: Incarnation | None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop PostgreSQL until no process of it is left. Not immediate: a fast shutdown, bounded."""
+
+    immediate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Make the running standby stream from `upstream`."""
+
+    upstream: Incarnation
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Stop taking WAL: clear primary_conninfo and restore_command, reload, and answer (Sealed)
+    only when the walreceiver is gone and local WAL is known to its end."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Finish replay and promote to exactly timeline `term`, the names of `rule` in place first.
+    Answer: Promoted. A failure does not mean that it will not promote."""
+
+    term: int
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyRule:
+    """Make `rule` the synchronous_standby_names in force, seen on a fresh connection."""
+
+    rule: Rule
+    checkpoint: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Commit on a connection opened now and see it acknowledged without a warning."""
+
+    rule: Rule
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """CHECKPOINT, so that the shutdown that follows is short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Initdb:
+    """Create the cluster's first data directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """pg_rewind from `source` (after a CHECKPOINT there)."""
+
+    source: Incarnation
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """pg_basebackup from `source` beside the data directory; when complete, set the old one
+    aside and put the new one in its place."""
+
+    source: Incarnation
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Keep physical slots for these members on the primary (and drop those of others)."""
+
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Make a fresh connection to a peer's PostgreSQL. Answer: Probed."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """The guard stops PostgreSQL at this time (None: never)."""
+
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send the record to every peer."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class PutMember:
+    """Put the record in the DCS as this member's key."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """An event for people: what happened and why."""
+
+    event: str
+    why: str
+    term: int = 0
+    member: str = ""
+    outage: float = 0.0
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Stop the guard (nothing runs any more) and end the agent."""
+
+
+PostgresEffect = (
+    Start | Stop | Follow | Seal | Promote | ApplyRule | Checkpoint | Initdb | Rewind | Clone
+)
+Effect = (
+    WriteRegister
+    | PostgresEffect
+    | Barrier
+    | Slots
+    | Probe
+    | Deadline
+    | Publish
+    | PutMember
+    | Announce
+    | Exit
+)
+
+# --- events ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterRead:
+    """A linearizable read, asked for at `asked_at`, showed this (None: there is no register)."""
+
+    register: Register | None
+    asked_at: float
+    members: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DcsFailed:
+    """The DCS did not answer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CasAnswer:
+    """`done`: True stored, False surely not, None unknown (it may still land)."""
+
+    effect: WriteRegister
+    done: bool | None
+    reason: str = ""
+    asked_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHeard:
+    """A peer's record came over the channel."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class PeerClosed:
+    """The channel to a peer closed; `positive`: by the peer's kernel."""
+
+    name: str
+    positive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A fresh connection to a peer's PostgreSQL, begun at `asked_at`: did it answer?"""
+
+    name: str
+    answered: bool
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The local server as just observed. `effects_done` guards against observations that were
+    begun before the last PostgreSQL effect ended: it is the count of effects at the question."""
+
+    postgres: Postgres
+    effects_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresExited:
+    """The guard saw the postmaster end (or found it gone)."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Answer to Seal."""
+
+    round: int
+    position: Position
+    newest_history: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """Answer to Promote: the timeline it runs now and where it forked from its parent."""
+
+    timeline: int
+    parent: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """Answer to Initdb."""
+
+    system_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A PostgreSQL effect was done; `result` where it has one, and a fresh observation."""
+
+    effect: PostgresEffect | Barrier
+    result: Sealed | Promoted | Created | None = None
+    postgres: Postgres | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It was not done, or it is not known whether it was; both are followed by looking again."""
+
+    effect: PostgresEffect | Barrier
+    reason: str
+    postgres: Postgres | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """This node is to stop; `cluster`: all of them are (so no switchover)."""
+
+    cluster: bool
+
+
+Event = (
+    Tick
+    | RegisterRead
+    | DcsFailed
+    | CasAnswer
+    | PeerHeard
+    | PeerClosed
+    | Probed
+    | Observed
+    | PostgresExited
+    | Done
+    | Failed
+    | Leave
+)

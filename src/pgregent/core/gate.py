@@ -1,0 +1,53 @@
+"""Where the entry point may route: only by the newest register, and only on the primary's word."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pgregent.core.types import PgState, Record, Register
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A member's latest record and when it came."""
+
+    record: Record
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where new connections go (None: hold them), and whether the old primary's are cut."""
+
+    primary: tuple[str, int] | None
+    term: int
+    standbys: tuple[tuple[str, int], ...]
+    cut: bool
+    reason: str
+
+
+def route(heard: Iterable[Heard], now: float, stale_after: float) -> Route:
+    """The route that these records allow. A record older than `stale_after` seconds is no word."""
+    known = [h for h in heard if h.record.register is not None]
+    registers = [h.record.register for h in known if h.record.register is not None]
+    if not registers:
+        return Route(None, 0, (), False, "no member has been heard yet")
+    newest = max(registers, key=lambda r: r.seq)
+    fresh = [h.record for h in known if now - h.at <= stale_after]
+    standbys = tuple(
+        (r.host, r.port)
+        for r in fresh
+        if r.state is PgState.STANDBY and r.streaming and _current(r, newest)
+    )
+    primary = next((r for r in fresh if r.incarnation == newest.primary), None)
+    if newest.electing:
+        return Route(None, newest.term, standbys, False, f"an election is under way: {newest.why}")
+    if primary is None:
+        name = newest.primary.name
+        return Route(None, newest.term, standbys, False, f"nothing was heard of {name} lately")
+    if not primary.serving or not _current(primary, newest):
+        return Route(None, newest.term, standbys, True, f"{newest.primary.name}: {primary.why}")
+    return Route((primary.host, primary.port), newest.term, standbys, False, "")
+
+
+def _current(record: Record, newest: Register) -> bool:
+    return record.register is not None and record.register.term == newest.term

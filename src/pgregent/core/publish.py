@@ -1,0 +1,102 @@
+"""What this member tells the others."""
+
+from dataclasses import replace
+
+from pgregent.core.effects import Publish, PutMember
+from pgregent.core.lease import grant_for, has_authority
+from pgregent.core.types import PgState, Record
+from pgregent.core.view import Leaving, State
+
+PUT_EVERY = 5.0
+PUT_EVERY_TWO_NODES = 0.3
+"""Seconds between beats in the DCS; two nodes have no third opinion but that beat."""
+KEEP_BEATS = 128
+
+
+def serving(state: State) -> bool:
+    """Whether clients may be routed here for writes."""
+    register = state.register
+    return (
+        register is not None
+        and state.is_primary
+        and not register.electing
+        and state.opened
+        and not state.holding
+        and state.postgres.state is PgState.PRIMARY
+        and has_authority(state)
+    )
+
+
+def record_of(state: State) -> Record:
+    """This member's record as it is now (without a beat of its own)."""
+    settings, postgres = state.settings, state.postgres
+    heard = {
+        name: peer.record.beat
+        for name, peer in state.peers.items()
+        if peer.record is not None and not peer.closed and peer.heard_at > float("-inf")
+    }
+    answered_ago = 0.0
+    if postgres.answered_at and postgres.state is not PgState.STOPPED:
+        answered_ago = round(max(0.0, state.now - postgres.answered_at), 1)
+    return Record(
+        incarnation=state.me,
+        beat=state.beat,
+        state=postgres.state,
+        position=postgres.position,
+        replay_lsn=postgres.replay_lsn,
+        streaming=postgres.streaming,
+        upstream_timeline=postgres.upstream_timeline,
+        register=state.register,
+        vote=state.vote,
+        suspicion=state.suspicion,
+        grant=grant_for(state),
+        heard=heard,
+        down=state.down,
+        serving=serving(state),
+        leaving=state.leaving is not Leaving.NO,
+        eligible=not settings.nofailover and not postgres.replay_paused,
+        sync=not settings.nosync,
+        answered_ago=answered_ago,
+        host=settings.host,
+        port=settings.port,
+        api_url=settings.api_url,
+        why=state.why,
+        agent_pid=settings.agent_pid,
+    )
+
+
+def publish(state: State) -> None:
+    """Send the record at every heartbeat, and at once when something that others act on changed."""
+    record = record_of(state)
+    last = state.published
+    urgent = last is None or _essence(record) != _essence(last)
+    if not urgent and state.now - state.published_at < state.settings.heartbeat:
+        return
+    state.beat += 1
+    record = replace(record, beat=state.beat)
+    state.published, state.published_at = record, state.now
+    state.sent_at[state.beat] = state.now
+    if len(state.sent_at) > KEEP_BEATS:
+        del state.sent_at[next(iter(state.sent_at))]
+    state.out.append(Publish(record))
+    nodes = 1 + len(state.peers)
+    every = PUT_EVERY if nodes != 2 else PUT_EVERY_TWO_NODES
+    if record.vote != state.put_vote or state.now - state.put_at >= every:
+        state.put_at, state.put_vote = state.now, record.vote
+        state.out.append(PutMember(record))
+
+
+def _essence(record: Record) -> tuple[object, ...]:
+    register = record.register
+    return (
+        record.incarnation,
+        record.state,
+        register.seq if register else 0,
+        record.vote,
+        record.suspicion is not None,
+        record.grant,
+        record.down,
+        record.serving,
+        record.leaving,
+        record.eligible,
+    )

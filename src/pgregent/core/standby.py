@@ -1,0 +1,186 @@
+"""What every other member does: follow the primary, watch it, and elect another."""
+
+from dataclasses import replace
+
+from pgregent.core.effects import Clone, Follow, Rewind, Seal, Start, Stop
+from pgregent.core.election import (
+    appoint,
+    choose,
+    elect,
+    pre_vote,
+    rank,
+    suspicion,
+    votes,
+    wants_probe,
+)
+from pgregent.core.history import Rejoin, fork_is_final, rejoin
+from pgregent.core.plan import do, probe, remake, write
+from pgregent.core.types import PgState, Register, Stage
+from pgregent.core.view import Leaving, State
+
+TURN = 0.1
+"""Seconds between the turns of those who could begin an election or make an appointment."""
+STUCK_LIMIT = 30.0
+"""Seconds without streaming and without progress after which a standby is cloned anew."""
+
+
+def plan_standby(state: State) -> None:
+    """Follow the primary of the newest register, or take part in its election."""
+    register = state.register
+    assert register is not None
+    state.down = False
+    if register.electing:
+        seal_and_vote(state, register)
+        try_appoint(state, register)
+        return
+    state.vote = None
+    _watch(state, register)
+    match state.postgres.state:
+        case PgState.PRIMARY:
+            state.why = f"superseded by {register.primary.name} in term {register.term}: stopping"
+            do(state, Stop(immediate=True), preempt=True)
+        case PgState.STANDBY if state.durable.promoting:
+            state.why = "a promotion that was overtaken may still complete: stopping"
+            do(state, Stop(immediate=True), preempt=True)
+        case PgState.STANDBY:
+            _follow(state, register)
+        case PgState.STOPPED:
+            _start(state, register)
+        case PgState.ABSENT:
+            _make_anew(state, register, Rejoin.CLONE, "it has no data")
+        case PgState.STARTING | PgState.UNKNOWN:
+            state.why = "waiting for its PostgreSQL to answer"
+
+
+def _watch(state: State, register: Register) -> None:
+    """Look for evidence that the primary is gone, and begin an election with those who agree."""
+    if state.leaving is not Leaving.NO:
+        state.suspicion = None
+        return
+    if wants_probe(state):
+        probe(state, register.primary.name)
+    before = state.suspicion
+    found = suspicion(state)
+    if found is None:
+        state.suspicion = None
+        return
+    if before is None or before.term != found.term:
+        state.suspected_at = state.now
+        state.announce("suspect", found.why)
+    if before is None or (before.term, before.positive) != (found.term, found.positive):
+        state.suspicion = found
+    holders = pre_vote(state)
+    if holders is not None and state.now - state.suspected_at >= TURN * rank(state, holders):
+        write(state, elect(register, found.why))
+
+
+def _primary_serves(state: State, register: Register) -> bool:
+    record = state.heard_lately(register.primary.name)
+    return record is not None and record.incarnation == register.primary and record.serving
+
+
+def _follow(state: State, register: Register) -> None:
+    position = state.postgres.position
+    if position is None:
+        state.why = "looking where its log ends"
+        return
+    needed = rejoin(register, position)
+    if needed is not Rejoin.FOLLOW:
+        state.why = f"its log went past where term {register.term} began: waiting to rewind"
+        if fork_is_final(register) and _primary_serves(state, register):
+            state.needs_rewind = True
+            do(state, Stop(immediate=False))
+        return
+    name = register.primary.name
+    if state.upstream != register.primary or state.upstream_term != register.term:
+        state.why = f"turning to {name}, primary of term {register.term}"
+        do(state, Follow(register.primary, register.term))
+        return
+    state.why = f"streaming from {name} in term {register.term}"
+    if not state.postgres.streaming:
+        state.why = f"waiting to stream from {name}"
+    _clone_if_stuck(state, register)
+
+
+def _clone_if_stuck(state: State, register: Register) -> None:
+    """A standby whose WAL is gone from the primary asks for it for ever."""
+    postgres = state.postgres
+    lsn = max(postgres.replay_lsn, postgres.position.lsn if postgres.position else 0)
+    if state.postgres.streaming or lsn != state.stuck_lsn or not _primary_serves(state, register):
+        state.stuck_lsn, state.stuck_since = lsn, state.now
+    elif state.now - state.stuck_since > STUCK_LIMIT and fork_is_final(register):
+        state.durable = replace(state.durable, stage=Stage.CLONE)
+        do(state, Stop(immediate=False))
+
+
+def _start(state: State, register: Register) -> None:
+    if state.pg is not None or state.postgres.disk_timeline == 0:
+        return
+    if state.durable.stage is not Stage.NONE:
+        _make_anew(state, register, Rejoin.CLONE, "its data directory cannot be used")
+    elif state.needs_rewind:
+        how = Rejoin.REWIND if state.settings.use_pg_rewind else Rejoin.CLONE
+        _make_anew(state, register, how, "its log has diverged")
+    elif state.postgres.disk_timeline == register.term:
+        state.why = f"starting as a standby of {register.primary.name}"
+        do(state, Start(register.term, None, register.primary))
+    else:
+        state.why = "starting without an upstream, to see where its log ends"
+        do(state, Start(register.term, None, None))
+
+
+def _make_anew(state: State, register: Register, how: Rejoin, because: str) -> None:
+    """Rewind or clone, once nothing that an older rule counts on can be lost by it."""
+    name = register.primary.name
+    state.why = f"{because}: waiting for {name} to serve in term {register.term} to {how.value}"
+    if state.leaving is not Leaving.NO or state.pg is not None:
+        return
+    if not fork_is_final(register) or not _primary_serves(state, register):
+        return
+    source, term = register.primary, register.term
+    before = state.durable
+    stage = Stage.REWIND if how is Rejoin.REWIND else Stage.CLONE
+    state.durable = remake(before, stage)
+    effect = Rewind(source, term) if how is Rejoin.REWIND else Clone(source, term)
+    if not do(state, effect):
+        state.durable = before
+        return
+    state.why = f"{because}: {how.value} from {name}"
+    state.announce("rejoin", state.why, how=how.value)
+
+
+def seal_and_vote(state: State, register: Register) -> None:
+    """Take no more WAL of earlier terms and say where one's log ends."""
+    if state.vote is not None and state.vote.round == register.round:
+        return
+    match state.postgres.state:
+        case PgState.PRIMARY:
+            state.why = "an election has begun: stopping, to vote from what is on disk"
+            do(state, Stop(immediate=True), preempt=True)
+        case PgState.STANDBY if state.durable.promoting:
+            state.why = "an election has begun: stopping, since a promotion cannot be recalled"
+            do(state, Stop(immediate=True), preempt=True)
+        case PgState.STANDBY:
+            state.why = f"sealing for the election of round {register.round}"
+            do(state, Seal(register.round), preempt=not isinstance(state.pg, Stop | Start))
+        case PgState.STOPPED if state.durable.stage is Stage.NONE:
+            state.why = "starting sealed, to vote"
+            if state.postgres.disk_timeline:
+                do(state, Start(register.term, None, None))
+        case _:
+            state.why = "it has nothing to vote with"
+
+
+def try_appoint(state: State, register: Register) -> None:
+    """Make the appointment once the votes suffice: the winner at once, the others in turn."""
+    cast = votes(state, register)
+    winner = choose(register, cast)
+    if winner is None:
+        if state.vote is not None:
+            have = ", ".join(sorted(m.name for m in cast))
+            state.why = f"the votes of {have} do not suffice yet for round {register.round}"
+        return
+    turn = 0.0 if winner == state.me else TURN * (2 + rank(state, frozenset(cast)))
+    if state.now - state.register_seen_at >= turn:
+        why = f"{register.why}; {winner.name} has everything that was acknowledged"
+        write(state, appoint(state, register, winner, cast, why))

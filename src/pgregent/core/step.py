@@ -1,0 +1,358 @@
+"""The only way in: an event changes the state, and the effects say what is to be done.
+
+Ordering duty of the caller: when `state.durable` has changed, it is on disk before any of the
+effects begins. Answers are handled when they come; an answer to an effect that is no longer in
+hand changes nothing.
+"""
+
+from dataclasses import replace
+
+from pgregent.core.bootstrap import plan_bootstrap
+from pgregent.core.durability import synchronous_standby_names
+from pgregent.core.effects import (
+    ApplyRule,
+    Barrier,
+    CasAnswer,
+    Checkpoint,
+    Clone,
+    Created,
+    DcsFailed,
+    Deadline,
+    Done,
+    Effect,
+    Event,
+    Failed,
+    Follow,
+    Initdb,
+    Leave,
+    Observed,
+    PeerClosed,
+    PeerHeard,
+    PostgresEffect,
+    PostgresExited,
+    Probed,
+    Promote,
+    Promoted,
+    RegisterRead,
+    Rewind,
+    Seal,
+    Sealed,
+    Start,
+    Stop,
+    Tick,
+)
+from pgregent.core.election import vote_is_eligible
+from pgregent.core.lease import authority_until
+from pgregent.core.primary import plan_primary
+from pgregent.core.publish import publish
+from pgregent.core.standby import plan_standby
+from pgregent.core.switchover import plan_leaving
+from pgregent.core.types import (
+    PgState,
+    Postgres,
+    Record,
+    Register,
+    Rule,
+    Stage,
+    Vote,
+)
+from pgregent.core.view import Leaving, State
+
+DEADLINE_STEP = 0.25
+"""Seconds by which the deadline has to move before the guard is told."""
+
+
+def step(state: State, event: Event, now: float, epoch: float = 0.0) -> list[Effect]:
+    """Handle one event at `now` (monotonic seconds; `epoch` only labels history)."""
+    state.now, state.epoch, state.out = now, epoch, []
+    _absorb(state, event)
+    if not state.exiting:
+        _decide(state)
+    _set_deadline(state)
+    publish(state)
+    return state.out
+
+
+def _decide(state: State) -> None:
+    register = state.register
+    if state.register_lost:
+        state.why = "the DCS shows less than this member has seen: it was emptied or restored"
+    if state.leaving is not Leaving.NO:
+        plan_leaving(state)
+    elif register is None or register.term == 0:
+        plan_bootstrap(state)
+    elif state.is_primary:
+        plan_primary(state)
+    else:
+        plan_standby(state)
+
+
+def _absorb(state: State, event: Event) -> None:
+    match event:
+        case Tick():
+            pass
+        case RegisterRead(register, asked_at, members):
+            _register_read(state, register, asked_at, members)
+        case DcsFailed(reason):
+            state.dcs_ok, state.dcs_why = False, reason
+        case CasAnswer():
+            _cas_answered(state, event)
+        case PeerHeard(record):
+            _peer_heard(state, record)
+        case PeerClosed() | Probed():
+            _peer_evidence(state, event)
+        case Observed(postgres, effects_done):
+            _observed(state, postgres, effects_done)
+        case PostgresExited(why):
+            _exited(state, why)
+        case Done():
+            _done(state, event)
+        case Failed():
+            _failed(state, event)
+        case Leave(cluster):
+            state.leaving_since = min(state.leaving_since, state.now)
+            state.leaving = Leaving.CLUSTER if cluster else Leaving.NODE
+
+
+def _peer_evidence(state: State, event: PeerClosed | Probed) -> None:
+    peer = state.peer(event.name)
+    match event:
+        case PeerClosed(_, positive):
+            if positive:
+                peer.closed, peer.closed_at = True, state.now
+        case Probed(_, answered, asked_at):
+            peer.probing = False
+            if answered:
+                peer.probed_ok_at = asked_at
+            else:
+                peer.probed_bad_at = asked_at
+
+
+def _see(state: State, register: Register) -> None:
+    """Take over a register that was read, written or told of, if it is newer."""
+    known = state.register
+    if known is not None and register.seq <= known.seq:
+        return
+    if register.system_id and state.postgres.system_id not in ("", register.system_id):
+        state.why = "its data directory belongs to another cluster"
+        return
+    changed = known is None or (known.term, known.round, known.electing) != (
+        register.term,
+        register.round,
+        register.electing,
+    )
+    state.durable = replace(state.durable, register=register)
+    state.register_absent = False
+    if changed:
+        state.register_seen_at = state.now
+        state.announce("election" if register.electing else "register", register.why)
+    if register.electing or register.primary != state.me:
+        state.opened = state.opened and register.primary == state.me
+        state.suspicion = None
+
+
+def _register_read(
+    state: State, register: Register | None, asked_at: float, members: tuple[Record, ...]
+) -> None:
+    state.dcs_ok, state.dcs_why = True, ""
+    known = state.register
+    if register is None:
+        state.register_absent = known is None
+        state.register_lost = known is not None and asked_at > state.register_seen_at
+    else:
+        _see(state, register)
+        newest = state.register
+        assert newest is not None
+        if register.seq == newest.seq:
+            state.read_at = max(state.read_at, asked_at)
+            state.register_lost = False
+        elif asked_at > state.register_seen_at + 1.0:
+            state.register_lost = True
+    for record in members:
+        _member_read(state, record)
+
+
+def _member_read(state: State, record: Record) -> None:
+    if record.incarnation.name == state.me.name:
+        return
+    peer = state.peer(record.incarnation.name)
+    if record.beat != peer.beat_seen:
+        peer.beat_seen, peer.beat_changed_at = record.beat, state.now
+    if peer.record is None or record.beat > peer.record.beat:
+        peer.record = record
+
+
+def _cas_answered(state: State, answer: CasAnswer) -> None:
+    if state.cas != answer.effect:
+        return
+    state.cas = None
+    if answer.done:
+        _see(state, answer.effect.register)
+        state.written_seq = answer.effect.register.seq
+        if state.register == answer.effect.register:
+            state.read_at = max(state.read_at, answer.asked_at)
+    else:
+        state.cas_failed_at = state.now
+        if answer.done is None:
+            state.dcs_why = f"the outcome of a write is unknown: {answer.reason}"
+
+
+def _peer_heard(state: State, record: Record) -> None:
+    peer = state.peer(record.incarnation.name)
+    if peer.record is not None and peer.record.incarnation != record.incarnation:
+        peer.granted_at, peer.granted_term = float("-inf"), 0
+    peer.record, peer.heard_at, peer.closed = record, state.now, False
+    if record.register is not None:
+        _see(state, record.register)
+    running = record.state is PgState.PRIMARY
+    peer.not_primary_since = float("inf") if running else min(peer.not_primary_since, state.now)
+    register = state.register
+    if register is not None and record.serving and record.incarnation == register.primary:
+        state.served_at = state.now
+    sent = state.sent_at.get(record.heard.get(state.me.name, -1))
+    if sent is not None and record.grant:
+        if peer.granted_term != record.grant:
+            peer.granted_at = sent
+        peer.granted_at, peer.granted_term = max(peer.granted_at, sent), record.grant
+
+
+def _observed(state: State, postgres: Postgres, effects_done: int) -> None:
+    if effects_done != state.effects_done or isinstance(
+        state.pg, Start | Stop | Initdb | Rewind | Clone | Promote | Seal
+    ):
+        return
+    was_running = state.running
+    if was_running and postgres.state in (PgState.STOPPED, PgState.ABSENT):
+        _exited(state, "its PostgreSQL was found stopped")
+    state.postgres = postgres
+
+
+def _exited(state: State, why: str) -> None:
+    if isinstance(state.pg, Stop):
+        return
+    if state.running or state.pg is not None:
+        state.announce("postgres_exited", why)
+    state.exited_at = state.now
+    if not isinstance(state.pg, Initdb | Rewind | Clone):
+        state.pg = None
+    state.postgres = Postgres(PgState.STOPPED, system_id=state.postgres.system_id)
+    _forget_server(state)
+
+
+def _forget_server(state: State) -> None:
+    state.effects_done += 1
+    state.opened, state.applied, state.barriered = False, None, None
+    state.upstream, state.upstream_term, state.barrier = None, 0, None
+    state.vote, state.written_seq = None, -1
+    state.durable = replace(state.durable, promoting=0)
+
+
+def _done(state: State, answer: Done) -> None:
+    effect = answer.effect
+    if isinstance(effect, Barrier):
+        if state.barrier == effect:
+            state.barrier = None
+            if state.applied == effect.rule:
+                state.barriered, state.reclaim_armed = effect.rule, True
+        return
+    if state.pg != effect:
+        return
+    state.pg = None
+    state.effects_done += 1
+    if answer.postgres is not None:
+        state.postgres = answer.postgres
+    _conclude(state, effect, answer.result)
+
+
+def _conclude(
+    state: State, effect: PostgresEffect, result: Sealed | Promoted | Created | None
+) -> None:
+    match effect:
+        case Stop():
+            state.exited_at = state.now
+            _forget_server(state)
+        case Start(term, rule, upstream):
+            _apply(state, rule)
+            state.upstream, state.upstream_term = upstream, term if upstream else 0
+        case Follow(upstream, term):
+            state.upstream, state.upstream_term = upstream, term
+            state.announce("follow", f"streams from {upstream.name} in term {term}", how="follow")
+        case Seal():
+            state.upstream, state.upstream_term = None, 0
+            if isinstance(result, Sealed):
+                _vote(state, result)
+        case Promote():
+            if isinstance(result, Promoted):
+                _promoted(state, effect, result)
+        case ApplyRule(rule, _):
+            _apply(state, rule)
+        case Rewind() | Clone():
+            state.durable = replace(state.durable, stage=Stage.NONE)
+            state.needs_rewind = False
+        case Checkpoint():
+            state.checkpointed = True
+        case Initdb():
+            if isinstance(result, Created):
+                state.postgres = replace(state.postgres, system_id=result.system_id)
+
+
+def _apply(state: State, rule: Rule | None) -> None:
+    state.applied, state.barriered = rule, None
+    state.names_were_empty = rule is not None and not synchronous_standby_names(rule)
+
+
+def _vote(state: State, sealed: Sealed) -> None:
+    eligible, reason = vote_is_eligible(state)
+    state.vote = Vote(sealed.round, sealed.position, sealed.newest_history, eligible, reason)
+
+
+def _promoted(state: State, effect: Promote, promoted: Promoted) -> None:
+    if promoted.timeline != effect.term:
+        state.announce(
+            "fenced", f"promoted to timeline {promoted.timeline} instead of {effect.term}"
+        )
+        return
+    state.durable = replace(state.durable, promoted=effect.term, promoting=0)
+    _apply(state, effect.rule)
+    state.promoted_start, state.promoted_parent = promoted.start, promoted.parent
+
+
+def _failed(state: State, answer: Failed) -> None:
+    if isinstance(answer.effect, Barrier):
+        if state.barrier == answer.effect:
+            state.barrier = None
+        return
+    if state.pg != answer.effect:
+        return
+    state.pg = None
+    state.effects_done += 1
+    state.pg_failed_at, state.pg_failed_why = state.now, answer.reason
+    if answer.postgres is not None:
+        state.postgres = answer.postgres
+    state.announce("failed", f"{type(answer.effect).__name__.lower()}: {answer.reason}")
+    if isinstance(answer.effect, Rewind):
+        # A rewind that failed leaves a directory that cannot be used.
+        state.durable = replace(state.durable, stage=Stage.CLONE)
+        state.needs_rewind = False
+    if isinstance(answer.effect, Start):
+        _forget_server(state)
+
+
+def _set_deadline(state: State) -> None:
+    """Tell the guard until when this primary has authority; one that was superseded keeps the
+    deadline that it had until it is stopped."""
+    register, running = state.register, state.postgres.state
+    if register is None or register.term == 0:
+        return
+    at: float | None = None
+    if state.is_primary and (running is PgState.PRIMARY or isinstance(state.pg, Promote)):
+        at = authority_until(state)
+        if at is not None and at <= state.now:
+            return
+    elif running not in (PgState.STANDBY, PgState.STOPPED):
+        return
+    if at == state.deadline:
+        return
+    if at is None or state.deadline is None or at - state.deadline >= DEADLINE_STEP:
+        state.deadline = at
+        state.out.append(Deadline(at))

@@ -1,0 +1,170 @@
+"""The state of one agent's core: everything that decisions are made from lives here."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pgregent.core.effects import Announce, Barrier, Effect, PostgresEffect, WriteRegister
+from pgregent.core.types import (
+    Durable,
+    Incarnation,
+    PgState,
+    Postgres,
+    Record,
+    Register,
+    Rule,
+    Settings,
+    Suspicion,
+    Vote,
+)
+
+
+class Leaving(Enum):
+    """How far this node is with leaving."""
+
+    NO = "no"
+    NODE = "node"
+    CLUSTER = "cluster"
+
+
+@dataclass(slots=True)
+class Peer:
+    """What is known of another member."""
+
+    record: Record | None = None
+    heard_at: float = float("-inf")
+    closed: bool = False
+    """Its kernel closed the channel and it was not heard since."""
+    closed_at: float = float("-inf")
+    probed_ok_at: float = float("-inf")
+    probed_bad_at: float = float("-inf")
+    not_primary_since: float = float("inf")
+    """Since when its records have said that its PostgreSQL runs, but not as a primary, or not."""
+    probing: bool = False
+    probe_asked_at: float = float("-inf")
+    granted_at: float = float("-inf")
+    granted_term: int = 0
+    beat_seen: int = -1
+    beat_changed_at: float = float("-inf")
+    """When its beat in the DCS was last seen to change."""
+
+    @property
+    def answers_nothing(self) -> bool:
+        """Positive evidence: its kernel closed the channel, and a fresh connection to its
+        PostgreSQL that was begun since failed."""
+        return self.closed and self.probed_bad_at >= max(self.closed_at, self.probed_ok_at)
+
+
+@dataclass(slots=True)
+class State:
+    """One agent. `now` is the time of the event being handled (CLOCK_BOOTTIME in production)."""
+
+    settings: Settings
+    durable: Durable
+    started_at: float
+    now: float = 0.0
+    epoch: float = 0.0
+    postgres: Postgres = field(default_factory=Postgres)
+    peers: dict[str, Peer] = field(default_factory=dict[str, Peer])
+
+    # the DCS as last seen
+    read_at: float = float("-inf")
+    """When the last linearizable read that showed the newest register was asked for."""
+    dcs_ok: bool = False
+    dcs_why: str = "not read yet"
+    register_absent: bool = False
+    """A read showed that there is no register, and this member never saw one."""
+    register_lost: bool = False
+    """The DCS shows nothing, or less than the copy on this member's disk."""
+    register_seen_at: float = float("-inf")
+    written_seq: int = -1
+    """The newest seq that a CAS of this agent produced since its PostgreSQL last stopped."""
+
+    # work in hand: at most one of each kind
+    cas: WriteRegister | None = None
+    pg: PostgresEffect | None = None
+    barrier: Barrier | None = None
+    effects_done: int = 0
+    pg_failed_at: float = float("-inf")
+    pg_failed_why: str = ""
+    cas_failed_at: float = float("-inf")
+
+    # this server's life
+    upstream: Incarnation | None = None
+    upstream_term: int = 0
+    exited_at: float = float("-inf")
+    """When the server was last seen to die under this agent."""
+    down: bool = False
+    """This primary asks to be succeeded."""
+    applied: Rule | None = None
+    names_were_empty: bool = True
+    barriered: Rule | None = None
+    opened: bool = False
+    reclaim_armed: bool = True
+    """A barrier was acknowledged since the office was last taken back."""
+    reclaim_round: int = -1
+    holding: bool = False
+    checkpointed: bool = False
+    needs_rewind: bool = False
+    promoted_start: int = 0
+    promoted_parent: int = 0
+    stuck_since: float = float("inf")
+    stuck_lsn: int = -1
+    slots_at: float = float("-inf")
+    slots: tuple[str, ...] = ()
+
+    vote: Vote | None = None
+    suspicion: Suspicion | None = None
+    suspected_at: float = float("-inf")
+    served_at: float = float("-inf")
+    """When a primary was last known to accept writes."""
+    missing_since: dict[Incarnation, float] = field(default_factory=dict[Incarnation, float])
+    leaving_since: float = float("inf")
+
+    leaving: Leaving = Leaving.NO
+    exiting: bool = False
+    deadline: float | None = None
+    beat: int = 0
+    sent_at: dict[int, float] = field(default_factory=dict[int, float])
+    published: Record | None = None
+    published_at: float = float("-inf")
+    put_at: float = float("-inf")
+    put_vote: Vote | None = None
+    why: str = "starting"
+    out: list[Effect] = field(default_factory=list[Effect])
+
+    @property
+    def me(self) -> Incarnation:
+        """This member as the protocol counts it now."""
+        return self.durable.incarnation
+
+    @property
+    def register(self) -> Register | None:
+        """The newest register seen, which is on disk before anything follows from it."""
+        return self.durable.register
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether the newest register names this very incarnation."""
+        return self.register is not None and self.register.primary == self.me
+
+    @property
+    def running(self) -> bool:
+        """Whether PostgreSQL answers here."""
+        return self.postgres.state in (PgState.STANDBY, PgState.PRIMARY)
+
+    def peer(self, name: str) -> Peer:
+        """The peer's entry, made when first named."""
+        return self.peers.setdefault(name, Peer())
+
+    def heard_lately(self, name: str, within: float | None = None) -> Record | None:
+        """The peer's record if it was heard within `within` seconds (default suspect_after)."""
+        peer = self.peers.get(name)
+        limit = self.settings.suspect_after if within is None else within
+        if peer is None or peer.record is None or peer.closed or self.now - peer.heard_at > limit:
+            return None
+        return peer.record
+
+    def announce(self, event: str, why: str, *, outage: float = 0.0, how: str = "") -> None:
+        """Tell people; every decision does, in one sentence."""
+        term = self.register.term if self.register else 0
+        self.out.append(Announce(event, why, term, self.me.name, outage, how))
