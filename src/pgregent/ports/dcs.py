@@ -1,4 +1,4 @@
-"""The store that agents agree through. Four verbs, no locks, no sessions: a CAS carries all safety."""
+"""The store that agents agree through: four verbs, no locks, no sessions."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class CasConflict:
 
 @dataclass(frozen=True, slots=True)
 class CasUnknown:
-    """No reply: it may have been stored, or be stored later. Reading the old value settles nothing."""
+    """No reply: it may be stored, now or later. Reading the old value proves nothing."""
 
     reason: str
 

@@ -1,0 +1,105 @@
+"""Where a member's files are, and what its server is started with."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pgregent.adapters.postgres.render import Owner, Value
+from pgregent.adapters.postgres.sql import Credentials
+
+FIXED_PARAMETERS: Mapping[str, Value] = {
+    "hot_standby": "on",
+    "restart_after_crash": "off",
+    "wal_log_hints": "on",
+    "full_page_writes": "on",
+    "wal_retrieve_retry_interval": "100ms",
+    "logging_collector": "off",
+}
+"""What the protocol relies on; no configuration overrides these."""
+
+DEFAULT_PARAMETERS: Mapping[str, Value] = {
+    "wal_level": "replica",
+    "max_connections": 100,
+    "max_wal_senders": 10,
+    "max_replication_slots": 10,
+    "max_worker_processes": 8,
+    "max_locks_per_transaction": 64,
+    "max_prepared_transactions": 0,
+    "wal_keep_size": "128MB",
+    "max_slot_wal_keep_size": "1GB",
+    "password_encryption": "scram-sha-256",
+    "wal_receiver_timeout": "10s",
+    "wal_sender_timeout": "10s",
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    "unix_socket_directories": "",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+}
+
+DEFAULT_HBA = (
+    "local all all scram-sha-256",
+    "host replication all 0.0.0.0/0 scram-sha-256",
+    "host replication all ::/0 scram-sha-256",
+    "host all all 0.0.0.0/0 scram-sha-256",
+    "host all all ::/0 scram-sha-256",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """A member's server. `listen_host` is what PostgreSQL binds, `host` where others reach it."""
+
+    name: str
+    data_dir: Path
+    bin_dir: Path
+    log_file: Path
+    listen_host: str
+    port: int
+    superuser: Credentials
+    replication: Credentials
+    owner: Owner | None
+    user: str | None
+    parameters: Mapping[str, str] = field(default_factory=dict[str, str])
+    pg_hba: tuple[str, ...] = ()
+
+    @property
+    def state_dir(self) -> Path:
+        """Beside the data directory, on the same file system: it survives a new container."""
+        return self.data_dir.with_name(self.data_dir.name + ".pgregent")
+
+    @property
+    def passfile(self) -> Path:
+        """What the walreceiver authenticates with; removed by a seal."""
+        return self.state_dir / "upstream.pgpass"
+
+    @property
+    def tools_passfile(self) -> Path:
+        """What pg_basebackup and pg_rewind authenticate with."""
+        return self.state_dir / "tools.pgpass"
+
+    @property
+    def local_host(self) -> str:
+        """Where the agent itself reaches the server."""
+        wildcard = ("0.0.0.0", "::", "*", "")
+        return "127.0.0.1" if self.listen_host in wildcard else self.listen_host.split(",")[0]
+
+    def all_parameters(self, cluster_name: str) -> dict[str, Value]:
+        """The static part of postgresql.conf."""
+        return {
+            **DEFAULT_PARAMETERS,
+            **self.parameters,
+            **FIXED_PARAMETERS,
+            "listen_addresses": self.listen_host,
+            "port": self.port,
+            "cluster_name": cluster_name,
+        }
+
+
+def slot_name(member: str) -> str:
+    """The physical slot of a member: Patroni's rule, and a hash where two names would collide."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in member.lower())[:50]
+    if plain == member:
+        return plain
+    return f"{plain}_{hashlib.sha256(member.encode()).hexdigest()[:8]}"

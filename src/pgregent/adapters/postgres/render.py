@@ -1,0 +1,340 @@
+"""PostgreSQL's configuration files as text, and the one way in which files are written.
+
+Layout in the data directory: `postgresql.conf` is ours and includes `postgresql.base.conf` (the
+original, renamed once), then holds the static parameters, then includes `pgregent.role.conf`,
+which holds all that changes while the server runs.
+"""
+
+import contextlib
+import errno
+import os
+import pwd
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgregent.core.errors import Bug, Refused
+
+POSTGRESQL_CONF = "postgresql.conf"
+BASE_CONF = "postgresql.base.conf"
+ROLE_CONF = "pgregent.role.conf"
+AUTO_CONF = "postgresql.auto.conf"
+HEADER = "# Written by pgregent; edits are overwritten.\n"
+PLACEHOLDER_NAMES = 'ANY 1 ("pgregent_placeholder")'
+NAME_BYTES_MAX = 63
+
+ROLE_PARAMETERS = frozenset(
+    {
+        "primary_conninfo",
+        "primary_slot_name",
+        "recovery_target_timeline",
+        "restore_command",
+        "synchronous_standby_names",
+    }
+)
+# What ALTER SYSTEM must not override: who this server follows, who confirms its commits, what it
+# does when it crashes or stops recovering, and where its agent finds it.
+OWNED_PARAMETERS = ROLE_PARAMETERS | {
+    "hba_file",
+    "hot_standby",
+    "ident_file",
+    "listen_addresses",
+    "port",
+    "promote_trigger_file",
+    "recovery_end_command",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+    "restart_after_crash",
+    "unix_socket_directories",
+}
+
+_PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
+_SETTING = re.compile(r"\s*([A-Za-z_][\w$.]*)\s*(?:=\s*|\s)(.*)")
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The unprivileged user that PostgreSQL runs as when pgregent runs as root."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A server to stream, clone or rewind from; `passfile` is an absolute path, mode 0600."""
+
+    host: str
+    port: int
+    user: str
+    passfile: Path
+    application_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassEntry:
+    """One line of a password file; "*" matches anything."""
+
+    host: str
+    port: str
+    user: str
+    password: str
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What `pgregent.role.conf` says. No `upstream`: streams from nobody (a primary, or sealed)."""
+
+    upstream: Upstream | None = None
+    slot: str = ""
+    restore_command: str = ""
+    synchronous_standby_names: str = ""
+
+
+def conf_value(value: Value) -> str:
+    """Render a parameter's value for postgresql.conf; strings are quoted and escaped."""
+    match value:
+        case bool():
+            return "on" if value else "off"
+        case int() | float():
+            return repr(value)
+        case str():
+            if "\0" in value:
+                raise Refused(f"a parameter's value contains a NUL byte: {value!r}; remove it")
+            escaped = value.replace("\\", "\\\\").replace("'", "''")
+            return "'" + escaped.replace("\n", "\\n").replace("\r", "\\r") + "'"
+
+
+def conninfo(options: Mapping[str, str | int]) -> str:
+    """Render a libpq connection string; every value is quoted."""
+    return " ".join(f"{key}={_conninfo_value(str(value))}" for key, value in options.items())
+
+
+def _conninfo_value(value: str) -> str:
+    if "\0" in value:
+        raise Refused(f"a connection option contains a NUL byte: {value!r}; remove it")
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def upstream_conninfo(upstream: Upstream) -> str:
+    """The connection string of primary_conninfo: no password, dead peers are noticed in seconds."""
+    return conninfo(
+        {
+            "host": upstream.host,
+            "port": upstream.port,
+            "user": upstream.user,
+            "passfile": str(upstream.passfile),
+            "dbname": "postgres",
+            "application_name": _member_name(upstream.application_name),
+            "connect_timeout": 3,
+            "keepalives": 1,
+            "keepalives_idle": 2,
+            "keepalives_interval": 1,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 5000,
+            "sslmode": "prefer",
+        }
+    )
+
+
+def _member_name(name: str) -> str:
+    # PostgreSQL would cut or mangle the name silently, and it would then match nothing.
+    if not name or len(name.encode()) > NAME_BYTES_MAX or not name.isascii() or name == "*":
+        raise Refused(
+            f"member name {name!r}: expected 1 to {NAME_BYTES_MAX} ASCII characters and not '*', "
+            "because it becomes an application_name; rename the member"
+        )
+    return name
+
+
+def quorum_names(k: int, names: Collection[str]) -> str:
+    """`synchronous_standby_names` for "any `k` (1..len) of `names`", in a stable order."""
+    if not 1 <= k <= len(set(names)):
+        raise Bug(f"ANY {k} of {sorted(names)}")
+    quoted = (_member_name(name).replace('"', '""') for name in sorted(set(names)))
+    return f"ANY {k} (" + ", ".join(f'"{name}"' for name in quoted) + ")"
+
+
+def postgresql_conf(parameters: Mapping[str, Value]) -> str:
+    """The text of postgresql.conf with static `parameters`."""
+    changing = ROLE_PARAMETERS & {name.lower() for name in parameters}
+    if changing:
+        raise Bug(f"{sorted(changing)} belong to {ROLE_CONF}")
+    lines = [_setting(name, parameters[name]) for name in sorted(parameters)]
+    return (
+        f"{HEADER}include {conf_value(BASE_CONF)}\n"
+        + "".join(lines)
+        + f"include {conf_value(ROLE_CONF)}\n"
+    )
+
+
+def role_conf(role: Role) -> str:
+    """The text of pgregent.role.conf; it names every role parameter, so nothing shines through."""
+    upstream = "" if role.upstream is None else upstream_conninfo(role.upstream)
+    return HEADER + "".join(
+        (
+            _setting("primary_conninfo", upstream),
+            _setting("primary_slot_name", role.slot),
+            _setting("restore_command", role.restore_command),
+            _setting("recovery_target_timeline", "latest"),
+            _setting("synchronous_standby_names", role.synchronous_standby_names),
+        )
+    )
+
+
+def _setting(name: str, value: Value) -> str:
+    if not _PARAMETER.fullmatch(name):
+        raise Refused(f"{name!r} is not a parameter name; expected letters, digits and '_'")
+    return f"{name} = {conf_value(value)}\n"
+
+
+def hba_name(name: str) -> str:
+    """A database or role name for pg_hba.conf that is never taken for a keyword."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def lines_conf(lines: Iterable[str]) -> str:
+    """The text of pg_hba.conf or pg_ident.conf with the given records."""
+    records = tuple(lines)
+    for record in records:
+        if "\n" in record or "\r" in record or "\0" in record:
+            raise Refused(f"one record per line expected, found {record!r}")
+    return HEADER + "".join(f"{record}\n" for record in records)
+
+
+def pass_file(entries: Iterable[PassEntry]) -> str:
+    """The text of a password file (any database)."""
+    return "".join(
+        ":".join((_pass_field(e.host), e.port, "*", _pass_field(e.user), _pass_field(e.password)))
+        + "\n"
+        for e in entries
+    )
+
+
+def _pass_field(value: str) -> str:
+    if "\n" in value or "\r" in value or "\0" in value:
+        raise Refused("a password, user or host contains a line break; choose another one")
+    return value.replace("\\", "\\\\").replace(":", "\\:")
+
+
+def refusal(error: OSError, doing: str) -> Refused:
+    """What the operator can do about `error`, which happened while `doing` something."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            hint = "the disk is full: free some space and try again"
+        case errno.EACCES | errno.EPERM:
+            hint = f"user {_user_name(os.geteuid())} may not: check the owner and the mode"
+        case errno.EROFS:
+            hint = "the file system is read-only: mount it writable"
+        case _:
+            hint = "check the path"
+    return Refused(f"{doing}: {error.strerror or error}; {hint}")
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def fsync_dir(path: Path) -> None:
+    """Make renames, creations and removals in `path` durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, content: str | bytes, owner: Owner | None = None) -> None:
+    """Replace `path` atomically and durably, mode 0600. Raises Refused and leaves the old one."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.pgregent")
+    try:
+        # O_EXCL on a name just removed: root must not follow a link that another user planted.
+        temporary.unlink(missing_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            if owner is not None:
+                os.fchown(fd, owner.uid, owner.gid)
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.replace(temporary, path)
+        fsync_dir(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise refusal(error, f"cannot write {path}") from error
+
+
+def remove_file(path: Path) -> None:
+    """Remove `path` durably; absent is fine. Raises Refused."""
+    try:
+        path.unlink(missing_ok=True)
+        fsync_dir(path.parent)
+    except OSError as error:
+        raise refusal(error, f"cannot remove {path}") from error
+
+
+def keep_base(data_dir: Path, owner: Owner | None = None) -> None:
+    """Rename the original postgresql.conf to postgresql.base.conf, once. Raises Refused."""
+    base, original = data_dir / BASE_CONF, data_dir / POSTGRESQL_CONF
+    if base.exists():
+        return
+    if not original.exists():
+        write_file(base, "# There was no postgresql.conf when pgregent took over.\n", owner)
+        return
+    try:
+        original.rename(base)
+        fsync_dir(data_dir)
+    except OSError as error:
+        raise refusal(error, f"cannot rename {original} to {base.name}") from error
+
+
+def set_standby_signal(data_dir: Path, present: bool, owner: Owner | None = None) -> None:
+    """Make the next start a standby's (`present`) or a primary's. Raises Refused."""
+    # A recovery.signal left alone would promote the server to a timeline of its own choice.
+    remove_file(data_dir / "recovery.signal")
+    if present:
+        write_file(data_dir / "standby.signal", b"", owner)
+    else:
+        remove_file(data_dir / "standby.signal")
+
+
+def strip_auto_conf(
+    data_dir: Path,
+    owner: Owner | None = None,
+    owned: Collection[str] = OWNED_PARAMETERS,
+) -> tuple[tuple[str, str], ...]:
+    """Remove `owned` parameters from postgresql.auto.conf; returns (name, raw value) of each.
+
+    Raises Refused when the file can be read or written no more.
+    """
+    path = data_dir / AUTO_CONF
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(keepends=True)
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise refusal(error, f"cannot read {path}") from error
+    kept: list[str] = []
+    stripped: list[tuple[str, str]] = []
+    for line in lines:
+        found = _SETTING.fullmatch(line.rstrip("\r\n"))
+        if found and found[1].lower() in owned:
+            stripped.append((found[1].lower(), found[2].strip()))
+        else:
+            kept.append(line)
+    if stripped:
+        write_file(path, "".join(kept).encode("utf-8", "surrogateescape"), owner)
+    return tuple(stripped)

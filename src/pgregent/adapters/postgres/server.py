@@ -1,0 +1,451 @@
+"""The local server: guard, tools, SQL and files put together, one method per effect."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pgregent.adapters.postgres import render, sql, tools, wal
+from pgregent.adapters.postgres.guard_client import (
+    DeadlinePassed,
+    Emptied,
+    Exited,
+    Guard,
+    GuardEvent,
+    GuardLost,
+)
+from pgregent.adapters.postgres.layout import DEFAULT_HBA, ServerConfig, slot_name
+from pgregent.adapters.postgres.observe import Observer
+from pgregent.core.effects import Promoted, Sealed
+from pgregent.core.errors import Refused, Unavailable
+from pgregent.core.types import Postgres
+from pgregent.ports.postgres import Upstream
+
+START_TIMEOUT = 300.0
+FAST_STOP_TIMEOUT = 30.0
+PROMOTE_TIMEOUT = 15.0
+SEAL_TIMEOUT = 10.0
+BARRIER_TIMEOUT = 10.0
+PROBE_TIMEOUT = 0.2
+POLL = 0.005
+
+
+class LocalServer:
+    """See ports.postgres.PostgresServer. Raises Refused at once for what cannot work."""
+
+    def __init__(self, config: ServerConfig, on_set_aside: Callable[[Path, int], None]) -> None:
+        self.config = config
+        self._on_set_aside = on_set_aside
+        self._on_exit: Callable[[str], None] = lambda why: None
+        self._guard: Guard | None = None
+        self._start = 0
+        self._stopping = False
+        self._server = sql.Server(config.local_host, config.port)
+        self._observer = Observer(config, self._server)
+        self._closing = False
+
+    # --- the guard -----------------------------------------------------------------------------
+
+    async def open(self, on_exit: Callable[[str], None]) -> None:
+        """See the port."""
+        self._on_exit = on_exit
+        await self._connect_guard()
+
+    async def _connect_guard(self) -> Guard:
+        if self._guard is not None and not self._guard.closed.is_set():
+            return self._guard
+        config = self.config
+        guard = await Guard.connect_or_spawn(
+            config.state_dir, config.data_dir, user=config.user, on_event=self._guard_event
+        )
+        status = await guard.status()
+        self._guard, self._start = guard, status.start
+        self._observer.postmaster = status.postmaster if status.descendants else None
+        return guard
+
+    def _guard_event(self, event: GuardEvent) -> None:
+        match event:
+            case Exited(ended):
+                self._observer.gone()
+                if not self._stopping:
+                    how = f"signal {ended.signal}" if ended.signal else f"exit code {ended.code}"
+                    self._on_exit(f"its postmaster ended ({ended.cause or how})")
+            case DeadlinePassed():
+                self._on_exit("its authority ran out: the guard stopped it")
+            case GuardLost(reason):
+                if not self._closing:
+                    self._observer.gone()
+                    self._on_exit(f"its guard is gone ({reason})")
+            case Emptied():
+                pass
+
+    # --- looking -------------------------------------------------------------------------------
+
+    async def observe(self) -> Postgres:
+        """See the port."""
+        if not self._closing and (self._guard is None or self._guard.closed.is_set()):
+            with contextlib.suppress(Refused, Unavailable):
+                await self._connect_guard()
+        return await self._observer.look()
+
+    async def probe(self, host: str, port: int) -> bool:
+        """See the port."""
+        server = sql.Server(host, port)
+        try:
+            conn = await sql.connect(
+                server,
+                self.config.superuser,
+                timeout=PROBE_TIMEOUT,
+                application_name="pgregent probe",
+            )
+        except Unavailable as error:
+            # It said something: it is alive, whatever it said.
+            return "FATAL" in error.reason and "starting up" not in error.reason
+        await sql.close(conn)
+        return True
+
+    # --- starting and stopping -----------------------------------------------------------------
+
+    async def start(
+        self,
+        label: str,
+        names: str,
+        upstream: Upstream | None,
+        standby: bool,
+        deadline: float | None,
+    ) -> None:
+        """See the port."""
+        guard = await self._connect_guard()
+        await asyncio.to_thread(self._prepare_start, label, names, upstream, standby)
+        config = self.config
+        argv = [str(config.bin_dir / "postgres"), "-D", str(config.data_dir)]
+        env = {**wal.tool_environment(), "PGDATA": str(config.data_dir)}
+        started = await guard.start(
+            argv, env=env, cwd=config.data_dir, log_file=config.log_file, deadline=deadline
+        )
+        self._start = started.start
+        self._observer.postmaster = started.pid
+        until = time.monotonic() + START_TIMEOUT
+        while not await self._observer.answers():
+            if self._observer.postmaster != started.pid:
+                raise Unavailable("postgres", f"it ended while it started: see {config.log_file}")
+            if time.monotonic() > until:
+                raise Unavailable("postgres", f"it has not started in {START_TIMEOUT:.0f} s")
+            await asyncio.sleep(0.02)
+
+    def _prepare_start(
+        self, label: str, names: str, upstream: Upstream | None, standby: bool
+    ) -> None:
+        config, owner, data = self.config, self.config.owner, self.config.data_dir
+        render.keep_base(data, owner)
+        render.strip_auto_conf(data, owner)
+        parameters = config.all_parameters(config.name)
+        render.write_file(data / "postgresql.conf", render.postgresql_conf(parameters), owner)
+        hba = config.pg_hba or DEFAULT_HBA
+        render.write_file(data / "pg_hba.conf", render.lines_conf(hba), owner)
+        render.write_file(data / "pg_ident.conf", render.lines_conf(()), owner)
+        self._write_role(label, names, upstream)
+        wal.remove_late_stubs(data)
+        for signal_file in ("promote", "promote.signal", "fallback_promote"):
+            render.remove_file(data / signal_file)
+        render.set_standby_signal(data, standby, owner)
+
+    def _write_role(self, label: str, names: str, upstream: Upstream | None) -> None:
+        config = self.config
+        if upstream is None:
+            render.remove_file(config.passfile)
+            role = render.Role(synchronous_standby_names=names)
+        else:
+            entry = render.PassEntry(
+                upstream.host,
+                str(upstream.port),
+                config.replication.user,
+                config.replication.password,
+            )
+            render.write_file(config.passfile, render.pass_file([entry]), config.owner)
+            source = render.Upstream(
+                upstream.host, upstream.port, config.replication.user, config.passfile, label
+            )
+            role = render.Role(
+                upstream=source,
+                slot=slot_name(config.name),
+                synchronous_standby_names=names,
+            )
+        text = render.role_conf(role)
+        render.write_file(config.data_dir / render.ROLE_CONF, text, config.owner)
+
+    async def stop(self, immediate: bool) -> None:
+        """See the port."""
+        guard = await self._connect_guard()
+        self._stopping = True
+        try:
+            if immediate:
+                await guard.kill()
+            else:
+                await guard.stop("fast", FAST_STOP_TIMEOUT)
+        finally:
+            self._stopping = False
+        self._observer.gone()
+
+    async def set_deadline(self, at: float | None) -> None:
+        """See the port."""
+        guard = await self._connect_guard()
+        if self._observer.postmaster is not None:
+            await guard.deadline(self._start, at)
+
+    async def quit(self) -> None:
+        """See the port."""
+        self._closing = True
+        guard = await self._connect_guard()
+        await guard.quit()
+        await self.close()
+
+    async def close(self) -> None:
+        """See the port."""
+        self._closing = True
+        await self._observer.close()
+        if self._guard is not None:
+            await self._guard.close()
+
+    def processes(self) -> tuple[int | None, int | None]:
+        """See the port."""
+        guard = self._guard.pid if self._guard and not self._guard.closed.is_set() else None
+        return guard, self._observer.postmaster
+
+    # --- a running standby ---------------------------------------------------------------------
+
+    async def _reconfigure(self, label: str, names: str, upstream: Upstream | None) -> None:
+        await asyncio.to_thread(self._write_role, label, names, upstream)
+        guard = await self._connect_guard()
+        await guard.signal("HUP")
+
+    async def follow(self, label: str, names: str, upstream: Upstream) -> None:
+        """See the port."""
+        await self._reconfigure(label, names, upstream)
+
+    async def seal(self, round_: int, names: str) -> Sealed:
+        """See the port. Without its password file, a walreceiver that recovery still starts with
+        the old primary_conninfo cannot get in."""
+        await self._reconfigure("", names, None)
+        async with self._observer.connection() as conn:
+            until = time.monotonic() + SEAL_TIMEOUT
+            while time.monotonic() < until:
+                if await sql.walreceiver_gone(conn):
+                    position = await self._observer.log_end(conn)
+                    if position is not None:
+                        newest = max(wal.history_files(self.config.data_dir), default=1)
+                        return Sealed(round_, position, newest)
+                await asyncio.sleep(POLL)
+        raise Unavailable("postgres", f"its walreceiver has not gone in {SEAL_TIMEOUT:.0f} s")
+
+    async def promote(self, term: int, names: str) -> Promoted:
+        """See the port."""
+        config = self.config
+        files = wal.history_files(config.data_dir)
+        if any(n >= term for n in files):
+            raise Refused(f"a history file of timeline {max(files)} exists: term {term} is taken")
+        await asyncio.to_thread(
+            wal.ensure_history, config.data_dir, {}, below=term, owner=config.owner
+        )
+        await self._reconfigure("", names, None)
+        async with self._observer.connection() as conn:
+            await self._finish_replay(conn)
+            match await sql.promote(conn, timeout=PROMOTE_TIMEOUT):
+                case sql.Promoted(timeline):
+                    pass
+                case sql.PromotionPending():
+                    raise Unavailable("postgres", "promotion has not completed")
+        history = wal.parse_history(wal.history_files(config.data_dir)[timeline])
+        last = history[-1]
+        return Promoted(timeline, last.timeline, last.switch_lsn)
+
+    async def _finish_replay(self, conn: sql.Connection) -> None:
+        """Sessions that hold replay back are ended; a lower delay setting alone does not do it."""
+        until = time.monotonic() + PROMOTE_TIMEOUT
+        while time.monotonic() < until:
+            status = await sql.observe(conn, full=False)
+            if not status.in_recovery or status.replay_lsn >= status.receive_lsn:
+                return
+            if await self._observer.replay_is_idle(conn):
+                return
+            await sql.terminate_sessions_blocking_replay(conn)
+            await asyncio.sleep(POLL)
+        raise Unavailable("postgres", "replay has not finished")
+
+    # --- a running primary ---------------------------------------------------------------------
+
+    async def apply_names(self, names: str, checkpoint: bool) -> None:
+        """See the port."""
+        await asyncio.to_thread(render.strip_auto_conf, self.config.data_dir, self.config.owner)
+        await self._reconfigure("", names, None)
+        until = time.monotonic() + 5.0
+        while True:
+            conn = await sql.connect(self._server, self.config.superuser, timeout=2.0)
+            try:
+                status = await sql.observe(conn, full=False)
+                if status.synchronous_standby_names == names:
+                    if checkpoint:
+                        await sql.checkpoint(conn, timeout=300.0)
+                    return
+            finally:
+                await sql.close(conn)
+            if time.monotonic() > until:
+                shown = status.synchronous_standby_names
+                raise Refused(f"synchronous_standby_names is {shown!r}, not {names!r}")
+            await asyncio.sleep(POLL)
+
+    async def barrier(self, names: str) -> None:
+        """See the port."""
+        result = await sql.barrier(
+            self._server, self.config.superuser, names=names, timeout=BARRIER_TIMEOUT
+        )
+        match result:
+            case sql.BarrierDone():
+                return
+            case sql.BarrierWaiting():
+                raise Unavailable("postgres", "no standby has acknowledged the barrier")
+            case sql.BarrierOtherRule(found):
+                raise Unavailable("postgres", f"a new session works under {found!r}")
+
+    async def checkpoint(self) -> None:
+        """See the port."""
+        async with self._observer.connection() as conn:
+            await sql.checkpoint(conn, timeout=300.0)
+
+    async def keep_slots(self, members: tuple[str, ...]) -> None:
+        """See the port."""
+        wanted = {slot_name(m) for m in members}
+        async with self._observer.connection() as conn:
+            have = {s.name: s for s in await sql.slots(conn)}
+            for name in sorted(wanted - set(have)):
+                await sql.create_slot(conn, name)
+            for name in sorted(wanted & set(have)):
+                if have[name].wal_status == "lost" and not have[name].active:
+                    await sql.drop_slot(conn, name)
+            for name in sorted(set(have) - wanted):
+                if not have[name].active:
+                    await sql.drop_slot(conn, name)
+
+    # --- data directories ----------------------------------------------------------------------
+
+    @property
+    def _fresh_dir(self) -> Path:
+        return self.config.data_dir.with_name(self.config.data_dir.name + ".new")
+
+    def _clear_fresh(self) -> None:
+        if self._fresh_dir.exists():
+            shutil.rmtree(self._fresh_dir)
+
+    async def initdb(self) -> str:
+        """See the port."""
+        config = self.config
+        self._check_parent()
+        await asyncio.to_thread(self._clear_fresh)
+        pwfile = config.state_dir / "initdb.pw"
+        render.write_file(pwfile, config.superuser.password + "\n", config.owner)
+        try:
+            await tools.initdb(
+                config.bin_dir,
+                self._fresh_dir,
+                superuser=config.superuser.user,
+                pwfile=pwfile,
+                owner=config.owner,
+            )
+        finally:
+            render.remove_file(pwfile)
+        await asyncio.to_thread(self._swap)
+        control = await asyncio.to_thread(wal.controldata, config.bin_dir, config.data_dir)
+        return str(control.system_identifier)
+
+    async def ensure_roles(self) -> None:
+        """The replication role, on the first primary."""
+        conn = await sql.connect(self._server, self.config.superuser, timeout=5.0)
+        try:
+            await sql.ensure_role(conn, self.config.replication, replication=True)
+        finally:
+            await sql.close(conn)
+
+    def _check_parent(self) -> None:
+        data = self.config.data_dir
+        if os.path.ismount(data):
+            raise Refused(
+                f"data_dir {data} is a mount point: it cannot be replaced as a whole; "
+                f"use a directory below it, such as {data}/data"
+            )
+
+    async def rewind(self, source: Upstream) -> None:
+        """See the port."""
+        config = self.config
+        await self._checkpoint_at(source)
+        outcome = await tools.rewind(
+            config.bin_dir, config.data_dir, self._tools_upstream(source), owner=config.owner
+        )
+        if isinstance(outcome, tools.Failed):
+            raise Refused(outcome.reason)
+
+    async def clone(self, source: Upstream) -> None:
+        """See the port."""
+        config = self.config
+        self._check_parent()
+        await self._refuse_tablespaces(source)
+        await asyncio.to_thread(self._clear_fresh)
+        await tools.basebackup(
+            config.bin_dir, self._fresh_dir, self._tools_upstream(source), owner=config.owner
+        )
+        await asyncio.to_thread(self._swap)
+
+    def _tools_upstream(self, source: Upstream) -> render.Upstream:
+        config = self.config
+        entry = render.PassEntry(
+            source.host, str(source.port), config.superuser.user, config.superuser.password
+        )
+        render.write_file(config.tools_passfile, render.pass_file([entry]), config.owner)
+        return render.Upstream(
+            source.host, source.port, config.superuser.user, config.tools_passfile, "pgregent_tools"
+        )
+
+    async def _checkpoint_at(self, source: Upstream) -> None:
+        """Before it, pg_controldata of a new primary shows the old timeline, and pg_rewind would
+        say that no rewind is required."""
+        conn = await sql.connect(
+            sql.Server(source.host, source.port), self.config.superuser, timeout=5.0
+        )
+        try:
+            await sql.checkpoint(conn, timeout=300.0)
+        finally:
+            await sql.close(conn)
+
+    async def _refuse_tablespaces(self, source: Upstream) -> None:
+        conn = await sql.connect(
+            sql.Server(source.host, source.port), self.config.superuser, timeout=5.0
+        )
+        try:
+            names = await sql.tablespaces(conn)
+        finally:
+            await sql.close(conn)
+        if names:
+            raise Refused(
+                f"{source.name} has tablespaces ({', '.join(names)}): cloning them is not "
+                "supported; copy this member by hand with pg_basebackup --tablespace-mapping"
+            )
+
+    def _swap(self) -> None:
+        """Put the complete new directory in place; what was there is set aside, the newest kept."""
+        data, fresh = self.config.data_dir, self._fresh_dir
+        aside: Path | None = None
+        if data.exists() and any(data.iterdir()):
+            aside = data.with_name(f"{data.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}")
+            data.rename(aside)
+        elif data.exists():
+            data.rmdir()
+        fresh.rename(data)
+        render.fsync_dir(data.parent)
+        if aside is not None:
+            for old in sorted(data.parent.glob(f"{data.name}.aside-*")):
+                if old != aside:
+                    shutil.rmtree(old, ignore_errors=True)
+            size = sum(f.lstat().st_size for f in aside.rglob("*") if f.is_file())
+            self._on_set_aside(aside, size)

@@ -1,0 +1,85 @@
+"""The gate's process: hears every agent and routes by the newest register."""
+
+import asyncio
+import contextlib
+import signal
+import time
+
+import uvloop
+
+from pgregent.adapters.entry.gate import Gate
+from pgregent.adapters.entry.routes import Routes
+from pgregent.adapters.peers.auth import derive_key
+from pgregent.adapters.peers.channel import PeerChannel
+from pgregent.agent.codec import decode
+from pgregent.cli.cluster_dir import HOST, ClusterDir
+from pgregent.config.lockfile import hold_lock
+from pgregent.core.errors import Refused
+from pgregent.core.gate import Heard, route
+from pgregent.core.types import Record
+from pgregent.ports.peers import PeerEvent, PeerMessage
+
+STALE_AFTER = 3.0
+LOOK_EVERY = 0.25
+
+
+class RouteFeed:
+    """Turns what agents say into the gate's routes."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._heard: dict[str, Heard] = {}
+
+    def on_peer(self, event: PeerEvent) -> None:
+        """A record came, or a channel closed."""
+        if isinstance(event, PeerMessage):
+            with contextlib.suppress(Refused):
+                record = decode(Record, event.payload, f"a record from {event.name}")
+                if record.incarnation.name == event.name:
+                    self._heard[event.name] = Heard(record, event.received_at)
+                    self.look()
+
+    def look(self) -> None:
+        """Route by what is known now."""
+        found = route(self._heard.values(), time.monotonic(), STALE_AFTER)
+        self._gate.set_routes(
+            Routes(
+                primary=found.primary,
+                term=found.term,
+                standbys=found.standbys,
+                reason=found.reason,
+                cut=found.cut,
+            )
+        )
+
+
+def run_gate(cluster: ClusterDir) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code."""
+    lock = hold_lock(cluster.gate_lock)
+    try:
+        return uvloop.run(_run(cluster))
+    finally:
+        lock.release()
+
+
+async def _run(cluster: ClusterDir) -> int:
+    gate = Gate(hold_timeout=cluster.hold_timeout)
+    feed = RouteFeed(gate)
+    key = derive_key(cluster.secret("replication"), cluster.scope)
+    channel = PeerChannel("gate", key, feed.on_peer, subscriber=True)
+    channel.set_peers({n.name: (HOST, n.rest_port) for n in cluster.nodes})
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    await gate.start((HOST, cluster.entry_port), (HOST, cluster.entry_ro_port))
+    await channel.start()
+    try:
+        while not stop.is_set():
+            feed.look()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), LOOK_EVERY)
+    finally:
+        await channel.close()
+        await gate.close()
+    return 0

@@ -1,0 +1,57 @@
+"""`pgregent why`: what holds now, what is waited for, what would happen."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgregent.cli.options import dir_option, format_option, print_json
+
+if TYPE_CHECKING:
+    from pgregent.cli.statuses import Statuses
+
+
+@click.command("why")
+@dir_option
+@format_option("pretty", "json")
+def command(directory: str | None, form: str) -> None:
+    """Say in sentences what holds now, what is waited for, and what each node's death would do."""
+    from pgregent.cli.cluster_dir import open_cluster, resolve_dir
+    from pgregent.cli.statuses import ask_agents
+    from pgregent.core.errors import Unavailable
+
+    cluster = open_cluster(resolve_dir(None, directory))
+    statuses = ask_agents(cluster)
+    if statuses.best is None:
+        raise Unavailable("agents", "none answers within a second; is `pgregent up` running?")
+    if form == "json":
+        print_json(_summary(statuses))
+        return
+    for line in _lines(statuses):
+        click.echo(line)
+
+
+def _summary(statuses: "Statuses") -> dict[str, Any]:
+    best = statuses.best or {}
+    keys = ("primary", "serving", "term", "why", "succession", "if_dies", "dcs")
+    members = {
+        m["name"]: {"state": m.get("state"), "why": m.get("why")} for m in best.get("members") or ()
+    }
+    return {
+        "v": 1,
+        **{key: best.get(key) for key in keys},
+        "members": members,
+        "silent": statuses.silent,
+    }
+
+
+def _lines(statuses: "Statuses") -> list[str]:
+    summary = _summary(statuses)
+    lines = [f"{summary['why']}", f"{summary['succession']}", ""]
+    for name, member in summary["members"].items():
+        lines.append(f"{name}: {member['state']}: {member['why']}")
+    lines += [f"{name}: its agent does not answer" for name in summary["silent"]]
+    dcs: dict[str, Any] = summary["dcs"] or {}
+    lines.append(f"DCS: {'answers' if dcs.get('ok') else dcs.get('why')}")
+    if_dies: dict[str, str] = summary["if_dies"] or {}
+    lines += ["", *(f"if {name} died now: {sentence}" for name, sentence in if_dies.items())]
+    return lines

@@ -1,0 +1,228 @@
+"""Changing the durability rule as a definition that can be run: one primary, standbys b and c.
+
+The election is not played here (election.py does): whatever set of standbys satisfies every listed
+rule may win at any moment, so the furthest of each such set must hold all that was acknowledged.
+A standby streams and replies in one step; a reply that is handled later lets fewer commits through.
+
+PostgreSQL as it is: the walsender that handles a reply applies *its* idea of
+synchronous_standby_names, which it takes up late, but before it handles a reply about WAL written
+after the postmaster passed the reload on. A backend does not wait at all while `waiting`, which
+only the checkpointer sets, says that the names are empty.
+"""
+
+from collections.abc import Iterator
+from enum import Enum, auto
+from itertools import combinations
+from typing import Any, NamedTuple
+
+
+class Mistake(Enum):
+    NONE = auto()
+    NAMES_BEFORE_CAS = auto()
+    RULES_REPLACED = auto()
+    DROP_BEFORE_BARRIER = auto()
+    BARRIER_BEFORE_RELOAD = auto()
+    NO_CHECKPOINT = auto()
+    CHECKPOINT_DUE_FORGOTTEN = auto()
+    OLD_NAMES_AT_RESTART = auto()
+    LOST_CAS_TAKEN_AS_FAILED = auto()
+    UNDONE_BY_DROPPING_THE_NEWER = auto()
+    # These two are no mistakes in this form: the tests say so.
+    RESTART_WITHOUT_CAS = auto()
+    RESTART_FROM_OWN_COPY = auto()
+
+
+class Rule(NamedTuple):
+    """`ANY k (members)`; k = 0: empty names, the primary alone."""
+
+    k: int
+    members: tuple[int, ...]
+
+
+Rules = tuple[Rule, ...]
+B, C = 0, 1
+ALL = (Rule(0, ()), Rule(1, (B,)), Rule(1, (C,)), Rule(1, (B, C)), Rule(2, (B, C)))
+
+
+class State(NamedTuple):
+    register: Rules
+    slot: Rules | None  # a CAS without a reply; it expects the register as it is now
+    seen: Rules  # the newest register that the primary has seen (durable)
+    up: bool
+    names: Rule  # in the configuration file
+    older: Rule  # the names before those, for a file that was not fsynced (a mistake)
+    reloaded: bool  # a connection opened now shows them
+    reload_lsn: int  # the end of WAL when the postmaster passed the last reload on
+    views: tuple[Rule, Rule]  # the walsenders' names, to b and to c
+    waiting: bool  # the checkpointer's flag: commits wait for standbys
+    checkpoint_due: bool  # the names were empty; no checkpoint since
+    barrier: int  # LSN of the barrier made under these names; 0: none
+    lsn: int
+    standbys: tuple[int, int]  # LSNs of b and c
+    acked: int  # the highest LSN acknowledged
+    writes: int
+    changes: int
+
+
+Step = tuple[str, State]
+
+
+class RuleChange:
+    def __init__(
+        self, mistake: Mistake = Mistake.NONE, *, writes: int = 1, changes: int = 2
+    ) -> None:
+        self.mistake = mistake
+        self.initial = [
+            State((r,), None, (r,), True, r, r, True, 0, (r, r), r.k > 0, False, 0, 1, (1, 1), 1,
+                  writes, changes)
+            for r in ALL
+        ]  # fmt: skip
+
+    def actions(self, s: State) -> Iterator[Step]:
+        if s.slot:
+            yield "the CAS without a reply lands", s._replace(register=s.slot, slot=None)
+        if s.up:
+            yield "crashes", s._replace(up=False)
+            for part in (self.agent_decides, self.agent_applies, self.server, self.wrong):
+                yield from part(s)
+        else:
+            yield "starts again", self.restarted(s)
+
+    # -- the primary's agent -----------------------------------------------------------------
+
+    def cas(self, label: str, s: State, new: Rules, **spent: Any) -> Iterator[Step]:
+        """Lands at once; or its reply is lost and the agent goes on from what it has seen."""
+        if s.seen == s.register:
+            s = s._replace(**spent)
+            yield label, s._replace(register=new, seen=new, slot=None)
+            if not s.slot:
+                yield f"{label} (no reply)", s._replace(slot=new)
+
+    def agent_decides(self, s: State) -> Iterator[Step]:
+        """Append; and, once a barrier went through under the last rule, drop the older ones."""
+        if s.seen != s.register:
+            yield "sees the register", s._replace(seen=s.register)
+        for rule in ALL:
+            if s.changes and rule != s.seen[-1]:
+                new = (*s.seen, rule)
+                if self.mistake is Mistake.RULES_REPLACED:
+                    new = (rule,)
+                yield from self.cas(f"appends {show(rule)}", s, new, changes=s.changes - 1)
+        through = 0 < s.barrier <= s.acked or self.mistake is Mistake.DROP_BEFORE_BARRIER
+        if len(s.seen) > 1 and s.names == s.seen[-1] and through:
+            yield from self.cas("drops the older rules", s, s.seen[-1:])
+
+    def agent_applies(self, s: State) -> Iterator[Step]:
+        """Names, reload, a checkpoint if one is due, the barrier on a new connection."""
+        if s.names != s.seen[-1]:
+            yield f"writes the names {show(s.seen[-1])}", self.named(s, s.seen[-1])
+        if s.reloaded and s.checkpoint_due:
+            done = s._replace(checkpoint_due=False)
+            yield "makes a checkpoint", self.flagged(done)
+        ready = s.reloaded and not s.checkpoint_due
+        if self.mistake is Mistake.BARRIER_BEFORE_RELOAD:
+            ready = not s.checkpoint_due
+        if len(s.seen) > 1 and s.names == s.seen[-1] and ready and not s.barrier:
+            yield "commits the barrier", self.committed(s)._replace(barrier=s.lsn + 1)
+
+    def named(self, s: State, rule: Rule) -> State:
+        due = s.names.k == 0 or s.checkpoint_due
+        if self.mistake is Mistake.CHECKPOINT_DUE_FORGOTTEN:
+            due = s.names.k == 0
+        if self.mistake is Mistake.NO_CHECKPOINT:
+            due = False
+        older = s.names if self.mistake is Mistake.OLD_NAMES_AT_RESTART else s.older
+        return s._replace(
+            names=rule, older=older, reloaded=False, barrier=0, checkpoint_due=due and rule.k > 0
+        )
+
+    def restarted(self, s: State) -> State:
+        """A CAS of its own first: it settles the lost one. The names are those of what it wrote."""
+        seen, slot = s.register, None
+        if self.mistake is Mistake.RESTART_WITHOUT_CAS:
+            slot = s.slot
+        if self.mistake is Mistake.RESTART_FROM_OWN_COPY:
+            seen, slot = s.seen, s.slot
+        names = s.older if self.mistake is Mistake.OLD_NAMES_AT_RESTART else seen[-1]
+        return s._replace(
+            up=True, seen=seen, slot=slot, names=names, reloaded=True, reload_lsn=s.lsn,
+            views=(names, names), waiting=names.k > 0, checkpoint_due=False, barrier=0,
+        )  # fmt: skip
+
+    # -- PostgreSQL --------------------------------------------------------------------------
+
+    def server(self, s: State) -> Iterator[Step]:
+        if not s.reloaded:
+            yield "passes the reload on", s._replace(reloaded=True, reload_lsn=s.lsn)
+        if s.waiting != (s.names.k > 0):
+            yield "the checkpointer reads the names", self.flagged(s)
+        if s.writes:
+            yield "commits", self.committed(s)._replace(writes=s.writes - 1)
+        for m in (B, C):
+            if s.views[m] != s.names:
+                yield f"walsender {'bc'[m]} reads the names", self.replied(self.adopted(s, m), m)
+            if s.standbys[m] < s.lsn:
+                after = s._replace(standbys=replaced(s.standbys, m, s.standbys[m] + 1))
+                if after.standbys[m] > s.reload_lsn and s.reloaded:
+                    after = self.adopted(after, m)
+                yield f"{'bc'[m]} flushes {after.standbys[m]}", self.replied(after, m)
+
+    def adopted(self, s: State, m: int) -> State:
+        return s._replace(views=replaced(s.views, m, s.names))
+
+    def committed(self, s: State) -> State:
+        lsn = s.lsn + 1
+        return s._replace(lsn=lsn, acked=s.acked if s.waiting else lsn)
+
+    def flagged(self, s: State) -> State:
+        """The checkpointer takes the names up; when they are empty, it wakes everybody up."""
+        waiting = s.names.k > 0
+        return s._replace(waiting=waiting, acked=s.acked if waiting else s.lsn)
+
+    def replied(self, s: State, m: int) -> State:
+        """The walsender to m lets commits through by its own idea of the names."""
+        rule = s.views[m]
+        if m not in rule.members:
+            return s
+        flushed = sorted((s.standbys[i] for i in rule.members), reverse=True)
+        return s._replace(acked=max(s.acked, flushed[rule.k - 1]))
+
+    # -- mistakes that are steps of their own ------------------------------------------------
+
+    def wrong(self, s: State) -> Iterator[Step]:
+        match self.mistake:
+            case Mistake.NAMES_BEFORE_CAS:
+                for rule in ALL:
+                    if rule != s.names:
+                        yield f"writes the names {show(rule)} before the CAS", self.named(s, rule)
+            case Mistake.LOST_CAS_TAKEN_AS_FAILED if s.slot and len(s.seen) > 1:
+                # "The drop has failed, the older rule is still listed: back to its names."
+                if s.names != s.seen[-2]:
+                    yield "goes back without a CAS", self.named(s, s.seen[-2])
+            case Mistake.UNDONE_BY_DROPPING_THE_NEWER if len(s.seen) > 1:
+                yield from self.cas("drops the newer rule", s, s.seen[:-1])
+            case _:
+                return
+
+
+def broken(s: State) -> str | None:
+    for size in (1, 2):
+        for voters in combinations((B, C), size):
+            if all(satisfied(rule, voters) for rule in s.register):
+                if max(s.standbys[v] for v in voters) < s.acked:
+                    who = "+".join("bc"[v] for v in voters)
+                    return f"S1: {who} may win an election without LSN {s.acked}"
+    return None
+
+
+def satisfied(rule: Rule, voters: tuple[int, ...]) -> bool:
+    """The writer is dead, so |members| - k + 1 of the members it takes."""
+    return sum(m in voters for m in rule.members) >= len(rule.members) - rule.k + 1
+
+
+def replaced(pair: tuple[Any, Any], i: int, value: Any) -> tuple[Any, Any]:
+    return (value, pair[1]) if i == 0 else (pair[0], value)
+
+
+def show(rule: Rule) -> str:
+    return f"ANY {rule.k} ({', '.join('bc'[m] for m in rule.members)})" if rule.k else "''"
