@@ -69,7 +69,9 @@ async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
 
 async def test_a_living_process_is_adopted_and_replaced_when_it_dies(tmp_path: Path) -> None:
     one = spec(tmp_path, HOLD)
-    other = subprocess.Popen(one.argv, stdout=subprocess.DEVNULL, start_new_session=True)
+    other = subprocess.Popen(  # noqa: ASYNC220
+        one.argv, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         await until("it runs", lambda: lock_holder(one.lock) == other.pid)
         async with supervised(one) as (process, events):

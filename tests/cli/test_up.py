@@ -54,7 +54,10 @@ class Up:
     def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         """Signal `up` and wait: its exit code and standard error."""
         self.process.send_signal(number)
-        code = self.process.wait(TIMEOUT_S)
+        try:
+            code = self.process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it goes on after: {list(self._events.queue)}") from None
         assert self.process.stderr is not None
         return code, self.process.stderr.read()
 

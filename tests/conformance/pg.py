@@ -1,6 +1,7 @@
 """Throw-away PostgreSQL servers: real ones, each in a folder of its own, stopped by process id."""
 
 import asyncio
+import atexit
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import LiteralString, TypeVar
 
@@ -228,16 +230,16 @@ class Servers:
     async def primary(self, name: str, **parameters: render.Value) -> Pg:
         """A running primary made from the template."""
         pg = self._new(name)
-        copy_tree(self.template, pg.data_dir, self.owner)
+        copy_tree(self.template, pg.data_dir)
         pg.configure(**parameters)
         pg.set_role(render.Role())
         await pg.start()
         return pg
 
     async def standby(self, name: str, of: Pg, **parameters: render.Value) -> Pg:
-        """A running clone of `of` that streams from it."""
+        """A running standby that streams from `of`, which has all its WAL still."""
         pg = self._new(name)
-        await tools.basebackup(self.bin_dir, pg.data_dir, pg.upstream(of), owner=self.owner)
+        copy_tree(self.template, pg.data_dir)
         await self.start_standby(pg, of, **parameters)
         return pg
 
@@ -269,19 +271,8 @@ async def streams(pg: Pg, of: Pg) -> bool:
     )
 
 
-def copy_tree(source: Path, target: Path, owner: render.Owner | None) -> None:
-    shutil.copytree(source, target)
-    for path in (target, *target.rglob("*")):
-        if owner is not None:
-            os.chown(path, owner.uid, owner.gid)
-
-
-async def make_template(bin_dir: Path, root: Path, owner: render.Owner | None) -> Path:
-    """initdb once; every primary is a copy."""
-    pwfile, template = root / "pwfile", root / "template"
-    render.write_file(pwfile, PASSWORD, owner)
-    await tools.initdb(bin_dir, template, superuser=SUPERUSER, pwfile=pwfile, owner=owner)
-    return template
+def copy_tree(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "-a", "--", source, target], check=True, timeout=30)
 
 
 def installations() -> list[Path]:
@@ -289,13 +280,31 @@ def installations() -> list[Path]:
     return [path for path in (system_bin_dir(), wheel_bin_dir()) if path is not None]
 
 
+async def make_template(bin_dir: Path, root: Path, owner: render.Owner | None) -> Path:
+    """A data directory fresh from initdb."""
+    pwfile, template = root / "pwfile", root / "template"
+    render.write_file(pwfile, PASSWORD, owner)
+    await tools.initdb(bin_dir, template, superuser=SUPERUSER, pwfile=pwfile, owner=owner)
+    return template
+
+
+@cache
+def template_of(bin_dir: Path) -> tuple[Path, Path, render.Owner | None]:
+    """Programs within reach, a template made with them, and the user; made once, kept to the end."""
+    owner = tools.service_owner()
+    kept = folder(owner)
+    root = kept.__enter__()
+    atexit.register(kept.__exit__, None, None, None)
+    bin_dir = tools.reachable_bin_dir(bin_dir, owner, root)
+    return bin_dir, asyncio.run(make_template(bin_dir, root, owner)), owner
+
+
 @contextmanager
 def servers_of(bin_dir: Path) -> Iterator[Servers]:
     """Servers of one installation in a folder of their own; all gone at the end."""
-    owner = tools.service_owner()
+    reached, template, owner = template_of(bin_dir)
     with folder(owner) as root:
-        bin_dir = tools.reachable_bin_dir(bin_dir, owner, root)
-        made = Servers(bin_dir, root, asyncio.run(make_template(bin_dir, root, owner)), owner)
+        made = Servers(reached, root, template, owner)
         try:
             yield made
         finally:

@@ -271,6 +271,7 @@ async def test_stop_fast_lets_the_log_collector_finish(site: Site) -> None:
     assert ended is not None
     assert (ended.code, ended.cause) == (0, "stop fast")
     assert site.server.processes() == set()
+    print("".join(f.read_text() for f in log_dir.iterdir()), site.events)
     assert "database system is shut down" in "".join(f.read_text() for f in log_dir.iterdir())
     assert await guard.stop("fast", 20) == ended, "stopping what is stopped says how it ended"
     await guard.close()

@@ -114,7 +114,7 @@ async def test_initdb_refuses_a_folder_that_is_not_empty(servers: Servers) -> No
             servers.bin_dir,
             servers.template,
             superuser="x",
-            pwfile=servers.root / "pwfile",
+            pwfile=servers.template.with_name("pwfile"),
             owner=servers.owner,
         )
 
@@ -192,7 +192,8 @@ async def diverged(servers: Servers) -> tuple[Pg, Pg]:
 
 async def checkpointer(pg: Pg) -> int:
     rows = await pg.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
-    assert isinstance(pid := rows[0][0], int)
+    pid = rows[0][0]
+    assert isinstance(pid, int)
     return pid
 
 

@@ -90,7 +90,7 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
     return lambda value: _checked(scalar, value)
 
 
-def _checked(kind: type, value: Any) -> Any:
+def _checked(kind: Any, value: Any) -> Any:
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed):
         raise TypeError(f"expected {kind.__name__}, found {value!r}")

@@ -13,7 +13,6 @@ from pgregent.adapters.peers.auth import derive_key
 from pgregent.adapters.peers.channel import PeerChannel
 from pgregent.agent.codec import decode
 from pgregent.cli.cluster_dir import HOST, ClusterDir
-from pgregent.config.lockfile import hold_lock
 from pgregent.core.errors import Refused
 from pgregent.core.gate import Heard, route
 from pgregent.core.types import Record
@@ -55,11 +54,7 @@ class RouteFeed:
 
 def run_gate(cluster: ClusterDir) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
-    lock = hold_lock(cluster.gate_lock)
-    try:
-        return uvloop.run(_run(cluster))
-    finally:
-        lock.release()
+    return uvloop.run(_run(cluster))
 
 
 async def _run(cluster: ClusterDir) -> int:

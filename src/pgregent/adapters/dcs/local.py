@@ -30,7 +30,7 @@ CALL_TIMEOUT_S = 1.2
 # A call that waits for a lock gives up this long before its deadline, surely without effect.
 LOCK_MARGIN_S = 0.2
 LINE_MAX = 32
-POLL_S = 0.025
+POLL_S = 0.035
 WAL_MAX_BYTES = 4 << 20
 CHECKPOINT_LOCK_TIMEOUT_S = 0.1
 CHECKPOINT_RETRY_S = 1.0
@@ -287,6 +287,7 @@ class _File:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
+        self._wait_s = 0.0
         self._checkpoint_not_before = 0.0
 
     def use(self, job: Callable[[sqlite3.Connection, float], T], deadline: float) -> T:
@@ -305,8 +306,10 @@ class _File:
             self.close()
             self._connection = _connect(self._path, wait_s)
             self._identity = (stat.st_dev, stat.st_ino)
-        elif wait_s > 0:
+            self._wait_s = wait_s
+        elif wait_s != self._wait_s:
             _wait_for_locks(self._connection, wait_s)
+            self._wait_s = wait_s
         return self._connection
 
     def checkpoint_if_large(self) -> None:
@@ -324,7 +327,8 @@ class _File:
             return
         self._checkpoint_not_before = now + CHECKPOINT_RETRY_S
         with suppress(sqlite3.Error):
-            _wait_for_locks(self._connection, CHECKPOINT_LOCK_TIMEOUT_S)
+            self._wait_s = CHECKPOINT_LOCK_TIMEOUT_S
+            _wait_for_locks(self._connection, self._wait_s)
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:

@@ -381,7 +381,10 @@ class LocalServer:
         config = self.config
         await self._checkpoint_at(source)
         outcome = await tools.rewind(
-            config.bin_dir, config.data_dir, self._tools_upstream(source), owner=config.owner
+            config.bin_dir,
+            config.data_dir,
+            self._tools_upstream(source, config.superuser),
+            owner=config.owner,
         )
         if isinstance(outcome, tools.Failed):
             raise Refused(outcome.reason)
@@ -393,18 +396,19 @@ class LocalServer:
         await self._refuse_tablespaces(source)
         await asyncio.to_thread(self._clear_fresh)
         await tools.basebackup(
-            config.bin_dir, self._fresh_dir, self._tools_upstream(source), owner=config.owner
+            config.bin_dir,
+            self._fresh_dir,
+            self._tools_upstream(source, config.replication),
+            owner=config.owner,
         )
         await asyncio.to_thread(self._swap)
 
-    def _tools_upstream(self, source: Upstream) -> render.Upstream:
+    def _tools_upstream(self, source: Upstream, role: sql.Credentials) -> render.Upstream:
         config = self.config
-        entry = render.PassEntry(
-            source.host, str(source.port), config.superuser.user, config.superuser.password
-        )
+        entry = render.PassEntry(source.host, str(source.port), role.user, role.password)
         render.write_file(config.tools_passfile, render.pass_file([entry]), config.owner)
         return render.Upstream(
-            source.host, source.port, config.superuser.user, config.tools_passfile, "pgregent_tools"
+            source.host, source.port, role.user, config.tools_passfile, "pgregent_tools"
         )
 
     async def _checkpoint_at(self, source: Upstream) -> None:

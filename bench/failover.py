@@ -1,0 +1,243 @@
+"""How long writes are out through the gate, per fault; the floor is measured in between.
+
+python -m bench.failover --rounds 10 --faults a,b,c,d,e,f,f2 --json failover.json
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psycopg
+from bench.floor import Floor, Handover
+from bench.tables import Figures, markdown, say
+from tests.cluster import servers
+from tests.cluster.checkers import lost_or_repeated, median
+from tests.cluster.cluster import Cluster
+from tests.cluster.faults import (
+    TERM,
+    HeldSession,
+    frozen,
+    kill_at_once,
+    kill_node,
+    kill_postgres,
+    some,
+    wait_new_agent,
+)
+from tests.cluster.processes import send
+from tests.cluster.trial import Trial, Trials
+from tests.cluster.writers import TABLE
+
+SUSPECT_AFTER_MS = 1000.0
+_FREEZE = 20.0
+_AFTER = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`inject` returns the moment of the fault once it is over and writes go on.
+
+    The goal is `floors` times the floor's median plus `plus_ms` milliseconds.
+    """
+
+    name: str
+    title: str
+    inject: Callable[[Trial], float]
+    floors: int
+    plus_ms: float
+    nodes: int = 3
+
+    def goal_ms(self, floor_ms: float) -> float:
+        """Return the goal for a floor in milliseconds."""
+        return self.floors * floor_ms + self.plus_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One fault: milliseconds without an acknowledgement, rows acknowledged, violations."""
+
+    fault: str
+    outage_ms: float
+    resumed_ms: float
+    acknowledged: int
+    lost: int
+    cut: int
+
+
+def _a(trial: Trial) -> float:
+    fault = kill_postgres(trial.cluster, trial.primary)
+    trial.wait_writes(fault, _AFTER)
+    return fault
+
+
+def _b(trial: Trial) -> float:
+    fault = kill_node(trial.cluster, trial.primary)
+    trial.wait_writes(fault, _AFTER)
+    return fault
+
+
+def _c(trial: Trial) -> float:
+    agent = some(trial.cluster.node(trial.primary).agent, "agent")
+    with HeldSession(trial.cluster.dsn) as session:
+        fault = kill_at_once([agent])
+        wait_new_agent(trial.cluster, trial.primary, agent)
+        trial.wait_writes(time.monotonic(), _AFTER)
+        if not session.intact():
+            raise AssertionError("a session was cut")
+    return fault
+
+
+def _frozen(trial: Trial, member: str) -> float:
+    with frozen(trial.cluster.all_processes_of(member)) as fault:
+        trial.wait_writes(fault, _AFTER)
+        time.sleep(max(0.0, fault + _FREEZE - time.monotonic()))
+    return fault
+
+
+def _d(trial: Trial) -> float:
+    return _frozen(trial, trial.primary)
+
+
+def _asked_to_leave(trial: Trial, member: str) -> float:
+    agent = some(trial.cluster.node(member).agent, "agent")
+    fault = time.monotonic()
+    send([agent], TERM)
+    trial.cluster.wait_gone({agent})
+    trial.wait_writes(time.monotonic(), _AFTER)
+    return fault
+
+
+def _e(trial: Trial) -> float:
+    return _asked_to_leave(trial, trial.primary)
+
+
+def _f_killed(trial: Trial) -> float:
+    fault = kill_node(trial.cluster, trial.standbys[0])
+    trial.wait_writes(fault, 4 * _AFTER)
+    return fault
+
+
+def _f_frozen(trial: Trial) -> float:
+    return _frozen(trial, trial.standbys[0])
+
+
+def _f_asked(trial: Trial) -> float:
+    return _asked_to_leave(trial, trial.standbys[0])
+
+
+# What a busy machine adds by itself where no outage is expected.
+_NOISE_MS = 50.0
+FAULTS = (
+    Fault("a", "a: PostgreSQL of the primary killed", _a, 2, 150),
+    Fault("b", "b: the primary's whole node killed", _b, 2, 300),
+    Fault("c", "c: the primary's agent killed", _c, 0, _NOISE_MS),
+    Fault("d", "d: the primary's whole node frozen for 20 s", _d, 2, SUSPECT_AFTER_MS + 300),
+    Fault("e", "e: the primary's agent asked to leave", _e, 2, 150),
+    Fault("f", "f: a standby's node killed", _f_killed, 0, _NOISE_MS),
+    Fault("f", "f: a standby's node frozen for 20 s", _f_frozen, 0, _NOISE_MS),
+    Fault("f2", "two nodes: the standby's node killed", _f_killed, 0, 500, 2),
+    Fault("f2", "two nodes: the standby frozen for 20 s", _f_frozen, 0, SUSPECT_AFTER_MS + 1000, 2),
+    Fault("f2", "two nodes: the standby's agent asked to leave", _f_asked, 0, _NOISE_MS, 2),
+)
+
+
+def measure(trials: Trials, fault: Fault) -> Round:
+    """Inject the fault once; the cluster is whole and its rows are checked afterwards."""
+    lost = 0
+    try:
+        with trials.trial() as trial:
+            moment = fault.inject(trial)
+            found = trial.outage(moment)
+            trial.cluster.wait_healthy(timeout=120)
+    except AssertionError as error:
+        if "violations" not in str(error):
+            raise
+        say(str(error))
+        lost = max(1, _lost(trials, trial))
+    acked = [a for a in trial.history if a.outcome == "ok"]
+    cut = len(trial.not_acknowledged())
+    return Round(fault.title, found.gap * 1000, found.resumed_after * 1000, len(acked), lost, cut)
+
+
+def _lost(trials: Trials, trial: Trial) -> int:
+    with psycopg.connect(trials.cluster.dsn, connect_timeout=10) as conn:
+        rows = conn.execute(f"SELECT key FROM {TABLE}".encode()).fetchall()
+    found = lost_or_repeated(trial.history, [int(key) for (key,) in rows])
+    return sum("acknowledged and lost" in text for text in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All rounds of a run, and the floor's, measured in between."""
+
+    rounds: list[Round]
+    floor: list[Handover]
+
+
+def run(bin_dir: Path, rounds: int, wanted: set[str]) -> Result:
+    """Measure every wanted fault `rounds` times, a floor beside each round."""
+    found = Result([], [])
+    faults = [fault for fault in FAULTS if fault.name in wanted]
+    for nodes in sorted({fault.nodes for fault in faults}, reverse=True):
+        with ExitStack() as stack:
+            trials = Trials(stack.enter_context(Cluster(bin_dir, nodes)))
+            floor = stack.enter_context(Floor(bin_dir))
+            for number in range(1, rounds + 1):
+                found.floor.append(floor.round())
+                say(f"{number}/{rounds} floor: {found.floor[-1].total:.0f} ms")
+                for fault in (f for f in faults if f.nodes == nodes):
+                    found.rounds.append(measure(trials, fault))
+                    say(f"{number}/{rounds} {fault.title}: {found.rounds[-1].outage_ms:.0f} ms")
+    return found
+
+
+HEADER = (
+    *("writes out", "rounds", "median ms", "95th ms", "worst ms"),
+    *("goal ms", "met", "rows acknowledged", "lost", "attempts cut"),
+)
+
+
+def report(result: Result) -> str:
+    """Return the Markdown table; `met` counts the rounds that reached the goal."""
+    totals = [handover.total for handover in result.floor]
+    acked = sum(handover.acknowledged for handover in result.floor)
+    lost = sum(handover.lost for handover in result.floor)
+    title = "the floor: plain PostgreSQL, handed over by a script"
+    rows = [[title, *Figures(totals).cells(), "-", "-", str(acked), str(lost), "-"]]
+    for fault in FAULTS:
+        rounds = [r for r in result.rounds if r.fault == fault.title]
+        if not rounds:
+            continue
+        outages, goal = [r.outage_ms for r in rounds], fault.goal_ms(median(totals))
+        met = sum(outage <= goal for outage in outages)
+        sums = [sum(r.acknowledged for r in rounds), sum(r.lost for r in rounds)]
+        counts = [str(value) for value in (*sums, sum(r.cut for r in rounds))]
+        rows.append(
+            [fault.title, *Figures(outages).cells(), f"{goal:.0f}", f"{met}/{len(rounds)}", *counts]
+        )
+    return markdown(HEADER, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--faults", default="a,b,c,d,e,f,f2")
+    parser.add_argument("--bin-dir", type=Path, default=servers.full()[1])
+    parser.add_argument("--json", type=Path, help="write every single round here")
+    options = parser.parse_args()
+    wanted = set(options.faults.split(","))
+    unknown = wanted - {fault.name for fault in FAULTS}
+    if unknown:
+        parser.error(f"unknown faults {', '.join(sorted(unknown))}: known are a, b, c, d, e, f, f2")
+    result = run(options.bin_dir, options.rounds, wanted)
+    if options.json:
+        options.json.write_text(json.dumps(asdict(result), indent=2) + "\n")
+    sys.stdout.write(report(result))
+
+
+if __name__ == "__main__":
+    main()
