@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+LOST = "acknowledged and lost"
 Outcome = Literal["ok", "fail", "unknown"]
 
 
@@ -50,7 +51,7 @@ def lost_or_repeated(history: Iterable[Attempt], keys: Iterable[int]) -> list[st
         count = counts[attempt.key]
         match attempt.outcome:
             case "ok" if count == 0:
-                found.append(f"acknowledged and lost: {attempt}")
+                found.append(f"{LOST}: {attempt}")
             case "fail" if count:
                 found.append(f"reported as failed, but there: {attempt}")
             case _:

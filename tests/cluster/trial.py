@@ -31,6 +31,7 @@ class Trial:
         self.standbys = sorted(name for name in cluster.members if name != primary)
         self.mark = cluster.events.mark()
         self.started = time.monotonic()
+        self.violations: list[str] = []
         self._writers = writers
 
     @property
@@ -77,10 +78,15 @@ class Trial:
 
 
 class Trials:
-    """The trials of one cluster: later ones see what earlier ones lost."""
+    """The trials of one cluster.
 
-    def __init__(self, cluster: Cluster) -> None:
+    Strict: later ones see what earlier ones lost, and a violation is an AssertionError. Else (for
+    benchmarks, which go on and on): each starts anew, and leaves its `violations` to be read.
+    """
+
+    def __init__(self, cluster: Cluster, strict: bool = True) -> None:
         self.cluster = cluster
+        self._strict = strict
         self._history: list[Attempt] = []
         self._next_number = 0
 
@@ -90,6 +96,9 @@ class Trials:
         primary = self.cluster.wait_healthy()
         with psycopg.connect(self.cluster.dsn, autocommit=True, connect_timeout=10) as conn:
             conn.execute(CREATE.encode())
+            if not self._strict:
+                conn.execute(f"TRUNCATE {TABLE}".encode())
+                self._history.clear()
         writers = Writers(
             self.cluster.with_password(),
             self.cluster.direct_all(),
@@ -105,16 +114,18 @@ class Trials:
                 trial.wait_writes(time.monotonic())
         finally:
             self._history += writers.history
-        self._verify()
+        trial.violations += self._violations()
+        if self._strict and trial.violations:
+            shown = "\n".join(trial.violations[:20])
+            raise AssertionError(f"{len(trial.violations)} violations:\n{shown}")
 
-    def _verify(self) -> None:
+    def _violations(self) -> list[str]:
         assert len(acknowledged(self._history)) >= 2 * _ENOUGH
         found = late_acknowledgements(self._history) + shared_terms(self._history, ENTRY)
         for name, keys in self._keys_everywhere().items():
             found += [f"{name}: {text}" for text in lost_or_repeated(self._history, keys)]
         found += [f"set aside, but in no event: {path}" for path in self._unnamed_copies()]
-        found += [f"not a JSON object: {line!r}" for line in self.cluster.foreign_lines()]
-        assert not found, f"{len(found)} violations:\n" + "\n".join(found[:20])
+        return found + [f"not a JSON object: {line!r}" for line in self.cluster.foreign_lines()]
 
     def _keys_everywhere(self) -> dict[str, list[int]]:
         """Return the keys on every member, once each has what the primary has now."""

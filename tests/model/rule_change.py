@@ -181,11 +181,12 @@ class RuleChange:
 
     def replied(self, s: State, m: int) -> State:
         """The walsender to m lets commits through by its own idea of the names."""
-        rule = s.views[m]
-        if m not in rule.members:
+        k = s.views[m].k
+        candidates = [i for i in (B, C) if i in s.views[i].members]
+        if m not in candidates or len(candidates) < k:
             return s
-        flushed = sorted((s.standbys[i] for i in rule.members), reverse=True)
-        return s._replace(acked=max(s.acked, flushed[rule.k - 1]))
+        flushed = sorted((s.standbys[i] for i in candidates), reverse=True)
+        return s._replace(acked=max(s.acked, flushed[k - 1]))
 
     # -- mistakes that are steps of their own ------------------------------------------------
 

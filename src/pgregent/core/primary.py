@@ -168,14 +168,14 @@ def _restart(state: State, register: Register) -> None:
         state.why = "its data directory is unusable: another member has to succeed"
         _ask_succession(state, register)
         return
-    if state.postgres.disk_timeline == 0 or state.pg is not None:
-        return
     waited = state.now - state.exited_at
     if waited < SUCCESSION_WAIT and _others_could_succeed(state, register):
         state.why = "its PostgreSQL died: waiting for a standby to succeed"
         state.down = True
         return
     state.down = False
+    if state.postgres.disk_timeline == 0 or state.pg is not None:
+        return
     if state.durable.promoted != register.term:
         state.why = "starting as a standby, to be promoted"
         do(state, Start(register.term, None, None))

@@ -74,6 +74,7 @@ class LocalDcs:
         self._writes = _Lane("dcs-write", at_end=self._writer.close)
         self._watchers: tuple[_Watcher, ...] = ()
         self._closed = False
+        self._away = False
         self._poller: Future[None] | None = None
 
     @classmethod
@@ -106,7 +107,11 @@ class LocalDcs:
 
         try:
             return await self._reads.call(lambda deadline: self._reader.use(job, deadline))
-        except (_Unsure, Refused) as error:
+        except (_Unsure, Refused, Unavailable) as error:
+            # Watchers are told when reading works again.
+            self._away = True
+            if isinstance(error, Unavailable):
+                raise
             raise Unavailable("dcs", str(error)) from None
 
     async def cas(self, key: str, expected_version: int, value: bytes) -> CasResult:
@@ -169,20 +174,21 @@ class LocalDcs:
             self._poller = _spawn("dcs-poll", lambda: self._poll(loop))
 
     def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
-        file, known, away = _File(self._path), None, False
+        file, known = _File(self._path), None
         try:
             while not self._closed:
                 # Not Event.wait: that costs more than the rest of the round together.
                 time.sleep(POLL_S)
+                away, self._away = self._away, False
                 try:
-                    news = file.use(partial(_news, self._watchers, known), deadline=0)
+                    news = file.use(partial(_news, self._watchers, None if away else known), 0)
                 except (sqlite3.Error, OSError, Refused):
-                    away = True
+                    self._away = True
                     continue
                 if news is not None:
+                    renewed = known is not None and known.connection is not news[0].connection
                     known, newest = news
-                    loop.call_soon_threadsafe(_tell, newest, away)
-                    away = False
+                    loop.call_soon_threadsafe(_tell, newest, away or renewed)
         except RuntimeError:
             # The event loop was closed without closing us.
             pass
@@ -234,11 +240,12 @@ def _news(
 
 def _tell(newest: dict[_Watcher, int], was_away: bool) -> None:
     for watcher, version in newest.items():
-        if was_away or version < watcher.seen:
-            # Away, or replaced by an older file: versions say nothing, so look.
+        if was_away:
+            # It may be another file now, and its versions comparable with nothing.
             watcher.seen = version
             watcher.changed.set()
-        watcher.saw(version)
+        else:
+            watcher.saw(version)
 
 
 def _under(prefix: str) -> tuple[str, str]:

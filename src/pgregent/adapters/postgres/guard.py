@@ -153,7 +153,7 @@ class Connection:
     def send(self, message: dict[str, Any]) -> None:
         self.outbox += json.dumps(message).encode() + b"\n"
         self.flush()
-        self.closed = self.closed or len(self.outbox) > OUTBOX_LIMIT_BYTES
+        pass
 
     def flush(self) -> None:
         try:
