@@ -28,6 +28,8 @@ from tests.cluster.processes import (
 
 COMMAND = (sys.executable, "-m", "pgregent.cli.main")
 _LEADERS = {"leader", "primary"}
+# What every standby says to the writers that ask it directly.
+_NOISE = ("in a read-only transaction", "STATEMENT:  INSERT INTO written")
 _DROPPED = ("PG", "PGREGENT_", "PATRONI_")
 
 
@@ -383,8 +385,9 @@ class Cluster:
         logs += sorted(self.dir.glob("nodes/*/log")) + sorted(self.dir.glob("*.log"))
         texts: list[str] = []
         for log in filter(Path.is_file, logs):
-            text = log.read_text(errors="replace").splitlines()[-lines:]
-            texts += [f"--- {log.relative_to(self.base)}", *text]
+            text = log.read_text(errors="replace").splitlines()
+            told = [line for line in text if not any(noise in line for noise in _NOISE)]
+            texts += [f"--- {log.relative_to(self.base)}", *told[-lines:]]
         events = [json.dumps(e.body) for stream in self._streams for e in stream.since()]
         return "\n".join([*texts, "--- last events", *events[-2 * lines :]])
 

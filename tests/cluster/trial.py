@@ -45,12 +45,13 @@ class Trial:
 
     def rejoined(self, member: str) -> list[str]:
         """Return how the member came back, in order: follow, rewind, clone."""
-        return [str(e.body["how"]) for e in self.events("rejoin", member=member)]
+        events = self.cluster.events.since(self.mark)
+        return [str(e.body["how"]) for e in events if e.has(member=member) and "how" in e.body]
 
     def wait_rejoined(self, member: str, how: str, timeout: float = 30.0) -> Event:
         """Wait for the event that says the member came back in this way."""
         return self.cluster.events.wait(
-            lambda e: e.name == "rejoin" and e.has(member=member, how=how),
+            lambda e: e.has(member=member, how=how),
             timeout,
             self.mark,
             f"rejoin of {member} by {how}",

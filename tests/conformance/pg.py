@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,7 +25,6 @@ PASSWORD = "p'a\\s:s w%rd"
 ADMIN = sql.Credentials(SUPERUSER, PASSWORD)
 SMALL: Mapping[str, render.Value] = {
     "shared_buffers": "16MB",
-    "max_connections": 30,
     "max_wal_size": "256MB",
     "wal_keep_size": "128MB",
     "hot_standby_feedback": False,
@@ -68,9 +67,9 @@ async def eventually(
 
 
 @contextmanager
-def folder(owner: render.Owner | None) -> Iterator[Path]:
+def folder(owner: render.Owner | None) -> Generator[Path]:
     """A folder that PostgreSQL reaches, removed at the end."""
-    path = Path(tempfile.mkdtemp(prefix="pgregent-test-"))
+    path = Path(tempfile.mkdtemp(prefix="pgregent-pg-"))
     try:
         if owner is not None:
             os.chown(path, owner.uid, owner.gid)
@@ -193,7 +192,7 @@ class Pg:
     @asynccontextmanager
     async def session(
         self, settings: Mapping[str, str] | None = None
-    ) -> AsyncIterator[sql.Connection]:
+    ) -> AsyncGenerator[sql.Connection]:
         conn = await sql.connect(self.server, ADMIN, timeout=5, settings=settings)
         try:
             yield conn
@@ -256,6 +255,7 @@ class Servers:
         for pg in self.made:
             pg.stop(signal.SIGKILL)
             shutil.rmtree(pg.data_dir, ignore_errors=True)
+            pg.log.unlink(missing_ok=True)
         self.made.clear()
 
 
@@ -290,7 +290,7 @@ async def make_template(bin_dir: Path, root: Path, owner: render.Owner | None) -
 
 @cache
 def template_of(bin_dir: Path) -> tuple[Path, Path, render.Owner | None]:
-    """Programs within reach, a template made with them, and the user; made once, kept to the end."""
+    """Programs within reach, a template made with them, and the user; kept until the end."""
     owner = tools.service_owner()
     kept = folder(owner)
     root = kept.__enter__()
@@ -300,7 +300,7 @@ def template_of(bin_dir: Path) -> tuple[Path, Path, render.Owner | None]:
 
 
 @contextmanager
-def servers_of(bin_dir: Path) -> Iterator[Servers]:
+def servers_of(bin_dir: Path) -> Generator[Servers]:
     """Servers of one installation in a folder of their own; all gone at the end."""
     reached, template, owner = template_of(bin_dir)
     with folder(owner) as root:

@@ -727,9 +727,12 @@ async def test_local_file_replaced_in_one_step(local: LocalDcs, path: Path) -> N
     other = await LocalDcs.open(newer)
     await must(other, KEY, 0, b"new")
     await other.close()
-    await must(local, KEY, 0, b"old")
     changes = local.watch("/")
     await next_of(changes)
+    other = await LocalDcs.open(path)
+    await must(other, KEY, 0, b"old")
+    await next_of(changes)
+    await other.close()
     for suffix in ("-wal", "-shm"):
         os.rename(f"{path}{suffix}", f"{path}.aside{suffix}")
     os.replace(newer, path)

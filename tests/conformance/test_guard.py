@@ -102,7 +102,7 @@ class Server:
         )
 
     def writer(self) -> psycopg.Connection[Any]:
-        """A backend that commits in a loop and does not care about its client (HAZARDS 1)."""
+        """A backend that commits in a loop and does not care about its client."""
         connection = self.connect()
         connection.execute("CREATE TABLE IF NOT EXISTS written (at timestamptz)")
         connection.execute("TRUNCATE written")

@@ -74,7 +74,7 @@ async def test_observe_both_sides(each: Servers) -> None:
             ("b", False, True)
         ]
     b = await each.standby("b", a, cluster_name="x")
-    b.configure(max_connections=31)
+    b.configure(max_connections=101)
     b.set_role(render.Role(upstream=b.upstream(a), slot="b"))
     await b.execute("SELECT pg_reload_conf()")
 

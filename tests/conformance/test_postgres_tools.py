@@ -1,8 +1,10 @@
 """initdb, pg_basebackup, pg_rewind and finding them, with real programs and servers."""
 
+import asyncio
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +171,46 @@ async def test_basebackup_of_a_frozen_server_is_bounded(servers: Servers) -> Non
             idle_timeout=1.0,
         )
     assert time.monotonic() - began < 3
+
+
+CLONE = """
+import asyncio, sys
+from pathlib import Path
+from pgregent.adapters.postgres import render, tools
+bin_dir, target, port, user, passfile, uid, gid = sys.argv[1:]
+owner = None if uid == "-" else render.Owner(int(uid), int(gid))
+source = render.Upstream("127.0.0.1", int(port), user, Path(passfile), "x")
+asyncio.run(tools.basebackup(Path(bin_dir), Path(target), source, owner=owner))
+"""
+
+
+async def test_a_clone_ends_with_the_agent_that_made_it(servers: Servers) -> None:
+    primary = await servers.primary("a")
+    source, owner = primary.upstream(primary), servers.owner
+    primary.signal_all(signal.SIGSTOP)
+    user = ("-", "-") if owner is None else (str(owner.uid), str(owner.gid))
+    where = (servers.bin_dir, servers.root / "clone", str(source.port), source.user)
+    agent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CLONE, *where, source.passfile, *user
+    )
+    try:
+
+        async def tool() -> int:
+            return next(iter(fixture.descendants(agent.pid)), 0)
+
+        pid = await eventually("pg_basebackup runs", tool)
+    finally:
+        agent.kill()
+        await agent.wait()
+
+    async def gone() -> bool:
+        try:
+            return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+        except FileNotFoundError:
+            return True
+
+    # Left alone it would give up after its connect_timeout of 3 s.
+    await eventually("pg_basebackup is gone", gone, timeout=1.5)
 
 
 async def diverged(servers: Servers) -> tuple[Pg, Pg]:

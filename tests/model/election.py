@@ -176,9 +176,10 @@ class Election:
                 yield f"streams {theirs[len(n.log)]}", acknowledge(after, n.source)
         for j, p in enumerate(s.nodes):
             rightful = self.is_in_office(p, n.seen) and timeline(p.log) == n.seen.term
-            if p.role == PRIMARY and rightful and not n.seen.electing and n.source != j:
-                if p.log[: len(n.log)] == n.log:
-                    yield f"connects to {name(j)}", acknowledge(put(s, i, source=j), j)
+            follows = p.log[: len(n.log)] == n.log and n.source != j
+            if p.role == PRIMARY and rightful and follows and not n.seen.electing:
+                after = acknowledge(put(s, i, source=j), j)
+                yield f"connects to {name(p.incarnation)}", after
 
     def promotes(self, s: State, i: int, n: Node) -> Iterator[Step]:
         """Asking cannot be recalled: it is done any time later, or never if PostgreSQL stops."""

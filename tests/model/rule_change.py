@@ -4,10 +4,12 @@ The election is not played here (election.py does): whatever set of standbys sat
 rule may win at any moment, so the furthest of each such set must hold all that was acknowledged.
 A standby streams and replies in one step; a reply that is handled later lets fewer commits through.
 
-PostgreSQL as it is: the walsender that handles a reply applies *its* idea of
-synchronous_standby_names, which it takes up late, but before it handles a reply about WAL written
-after the postmaster passed the reload on. A backend does not wait at all while `waiting`, which
-only the checkpointer sets, says that the names are empty.
+PostgreSQL as it is: there is no one idea of synchronous_standby_names. The walsender that handles a
+reply takes k from its own, and counts every standby whose own walsender thinks that it is a member.
+Each takes new names up late, but before it handles a reply about WAL written after the postmaster
+passed the reload on. So meanwhile a mixture of both rules lets commits through: with k > 1 it can
+be weaker than both, and is listed as a rule of its own. A backend does not wait at all while
+`waiting`, which only the checkpointer sets, says that the names are empty.
 """
 
 from collections.abc import Iterator
@@ -24,6 +26,8 @@ class Mistake(Enum):
     BARRIER_BEFORE_RELOAD = auto()
     NO_CHECKPOINT = auto()
     CHECKPOINT_DUE_FORGOTTEN = auto()
+    MIXTURE_NOT_LISTED = auto()
+    STALE_WALSENDER_LEFT = auto()
     OLD_NAMES_AT_RESTART = auto()
     LOST_CAS_TAKEN_AS_FAILED = auto()
     UNDONE_BY_DROPPING_THE_NEWER = auto()
@@ -41,7 +45,9 @@ class Rule(NamedTuple):
 
 Rules = tuple[Rule, ...]
 B, C = 0, 1
-ALL = (Rule(0, ()), Rule(1, (B,)), Rule(1, (C,)), Rule(1, (B, C)), Rule(2, (B, C)))
+ANY_1 = (Rule(0, ()), Rule(1, (B,)), Rule(1, (C,)), Rule(1, (B, C)))
+ANY_2 = (Rule(0, ()), Rule(1, (B,)), Rule(1, (B, C)), Rule(2, (B, C)))
+NEVER = 99
 
 
 class State(NamedTuple):
@@ -52,8 +58,8 @@ class State(NamedTuple):
     names: Rule  # in the configuration file
     older: Rule  # the names before those, for a file that was not fsynced (a mistake)
     reloaded: bool  # a connection opened now shows them
-    reload_lsn: int  # the end of WAL when the postmaster passed the last reload on
-    views: tuple[Rule, Rule]  # the walsenders' names, to b and to c
+    views: tuple[Rule, Rule]  # the names of the walsenders to b and to c
+    due: tuple[int, int]  # a reply beyond this LSN makes sure that a walsender read them
     waiting: bool  # the checkpointer's flag: commits wait for standbys
     checkpoint_due: bool  # the names were empty; no checkpoint since
     barrier: int  # LSN of the barrier made under these names; 0: none
@@ -68,14 +74,24 @@ Step = tuple[str, State]
 
 
 class RuleChange:
+    """The protocol within bounds: every way from one of `rules` to another, `changes` times."""
+
     def __init__(
-        self, mistake: Mistake = Mistake.NONE, *, writes: int = 1, changes: int = 2
+        self,
+        mistake: Mistake = Mistake.NONE,
+        *,
+        rules: Rules = ANY_1,
+        writes: int = 1,
+        changes: int = 2,
+        barriers: int = 3,
     ) -> None:
         self.mistake = mistake
+        self.rules = rules
+        self.max_lsn = 1 + writes + barriers
         self.initial = [
-            State((r,), None, (r,), True, r, r, True, 0, (r, r), r.k > 0, False, 0, 1, (1, 1), 1,
-                  writes, changes)
-            for r in ALL
+            State((r,), None, (r,), True, r, r, True, (r, r), (NEVER, NEVER), r.k > 0, False, 0, 1,
+                  (1, 1), 1, writes, changes)
+            for r in rules
         ]  # fmt: skip
 
     def actions(self, s: State) -> Iterator[Step]:
@@ -102,15 +118,24 @@ class RuleChange:
         """Append; and, once a barrier went through under the last rule, drop the older ones."""
         if s.seen != s.register:
             yield "sees the register", s._replace(seen=s.register)
-        for rule in ALL:
+        for rule in self.rules:
             if s.changes and rule != s.seen[-1]:
-                new = (*s.seen, rule)
+                new = (*s.seen, *self.mixture(s.seen, rule), rule)
                 if self.mistake is Mistake.RULES_REPLACED:
                     new = (rule,)
                 yield from self.cas(f"appends {show(rule)}", s, new, changes=s.changes - 1)
         through = 0 < s.barrier <= s.acked or self.mistake is Mistake.DROP_BEFORE_BARRIER
         if len(s.seen) > 1 and s.names == s.seen[-1] and through:
             yield from self.cas("drops the older rules", s, s.seen[-1:])
+
+    def mixture(self, listed: Rules, rule: Rule) -> Rules:
+        """What may let commits through while some walsenders have the new names and some not."""
+        real = [r for r in (*listed, rule) if r.k]
+        if max((r.k for r in real), default=0) < 2 or self.mistake is Mistake.MIXTURE_NOT_LISTED:
+            return ()
+        members = sorted({m for r in real for m in r.members})
+        mixed = Rule(min(r.k for r in real), tuple(members))
+        return () if mixed in (*listed, rule) else (mixed,)
 
     def agent_applies(self, s: State) -> Iterator[Step]:
         """Names, reload, a checkpoint if one is due, the barrier on a new connection."""
@@ -119,11 +144,20 @@ class RuleChange:
         if s.reloaded and s.checkpoint_due:
             done = s._replace(checkpoint_due=False)
             yield "makes a checkpoint", self.flagged(done)
-        ready = s.reloaded and not s.checkpoint_due
-        if self.mistake is Mistake.BARRIER_BEFORE_RELOAD:
-            ready = not s.checkpoint_due
-        if len(s.seen) > 1 and s.names == s.seen[-1] and ready and not s.barrier:
+        needed = len(s.seen) > 1 and s.names == s.seen[-1] and not s.barrier
+        if needed and self.is_ready(s) and s.lsn + s.writes < self.max_lsn:
             yield "commits the barrier", self.committed(s)._replace(barrier=s.lsn + 1)
+
+    def is_ready(self, s: State) -> bool:
+        """When the barrier may be committed. Where k grows, no walsender may have the old names:
+
+        those that did not report a flush beyond the reload are terminated.
+        """
+        if s.checkpoint_due or not (s.reloaded or self.mistake is Mistake.BARRIER_BEFORE_RELOAD):
+            return False
+        grows = any(0 < r.k < s.names.k for r in s.seen)
+        stale = any(view != s.names for view in s.views)
+        return not (grows and stale) or self.mistake is Mistake.STALE_WALSENDER_LEFT
 
     def named(self, s: State, rule: Rule) -> State:
         due = s.names.k == 0 or s.checkpoint_due
@@ -145,15 +179,16 @@ class RuleChange:
             seen, slot = s.seen, s.slot
         names = s.older if self.mistake is Mistake.OLD_NAMES_AT_RESTART else seen[-1]
         return s._replace(
-            up=True, seen=seen, slot=slot, names=names, reloaded=True, reload_lsn=s.lsn,
-            views=(names, names), waiting=names.k > 0, checkpoint_due=False, barrier=0,
+            up=True, seen=seen, slot=slot, names=names, reloaded=True,
+            views=(names, names), due=(NEVER, NEVER), waiting=names.k > 0, checkpoint_due=False, barrier=0,
         )  # fmt: skip
 
     # -- PostgreSQL --------------------------------------------------------------------------
 
     def server(self, s: State) -> Iterator[Step]:
         if not s.reloaded:
-            yield "passes the reload on", s._replace(reloaded=True, reload_lsn=s.lsn)
+            due = tuple(min(lsn, s.lsn) for lsn in s.due)
+            yield "passes the reload on", s._replace(reloaded=True, due=due)
         if s.waiting != (s.names.k > 0):
             yield "the checkpointer reads the names", self.flagged(s)
         if s.writes:
@@ -163,12 +198,13 @@ class RuleChange:
                 yield f"walsender {'bc'[m]} reads the names", self.replied(self.adopted(s, m), m)
             if s.standbys[m] < s.lsn:
                 after = s._replace(standbys=replaced(s.standbys, m, s.standbys[m] + 1))
-                if after.standbys[m] > s.reload_lsn and s.reloaded:
+                if after.standbys[m] > s.due[m]:
                     after = self.adopted(after, m)
                 yield f"{'bc'[m]} flushes {after.standbys[m]}", self.replied(after, m)
 
     def adopted(self, s: State, m: int) -> State:
-        return s._replace(views=replaced(s.views, m, s.names))
+        due = NEVER if s.reloaded else s.due[m]
+        return s._replace(views=replaced(s.views, m, s.names), due=replaced(s.due, m, due))
 
     def committed(self, s: State) -> State:
         lsn = s.lsn + 1
@@ -180,7 +216,7 @@ class RuleChange:
         return s._replace(waiting=waiting, acked=s.acked if waiting else s.lsn)
 
     def replied(self, s: State, m: int) -> State:
-        """The walsender to m lets commits through by its own idea of the names."""
+        """The walsender to m lets commits through: its own k, everybody's own membership."""
         k = s.views[m].k
         candidates = [i for i in (B, C) if i in s.views[i].members]
         if m not in candidates or len(candidates) < k:
@@ -193,7 +229,7 @@ class RuleChange:
     def wrong(self, s: State) -> Iterator[Step]:
         match self.mistake:
             case Mistake.NAMES_BEFORE_CAS:
-                for rule in ALL:
+                for rule in self.rules:
                     if rule != s.names:
                         yield f"writes the names {show(rule)} before the CAS", self.named(s, rule)
             case Mistake.LOST_CAS_TAKEN_AS_FAILED if s.slot and len(s.seen) > 1:
@@ -209,10 +245,10 @@ class RuleChange:
 def broken(s: State) -> str | None:
     for size in (1, 2):
         for voters in combinations((B, C), size):
-            if all(satisfied(rule, voters) for rule in s.register):
-                if max(s.standbys[v] for v in voters) < s.acked:
-                    who = "+".join("bc"[v] for v in voters)
-                    return f"S1: {who} may win an election without LSN {s.acked}"
+            winner = max(s.standbys[v] for v in voters)
+            if winner < s.acked and all(satisfied(rule, voters) for rule in s.register):
+                who = "+".join("bc"[v] for v in voters)
+                return f"S1: {who} may win an election without LSN {s.acked}"
     return None
 
 

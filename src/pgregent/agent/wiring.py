@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import structlog
 import uvloop
 from aiohttp import web
 
@@ -31,7 +30,7 @@ from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.types import Settings
 from pgregent.core.view import State
 
-FINISH_TIMEOUT = 2.0
+log = logging.getLogger("pgregent")
 
 
 class BoottimeClock:
@@ -55,21 +54,18 @@ def run_agent(config: AgentConfig, config_path: Path) -> int:
     try:
         return uvloop.run(_run(config, server))
     except Unavailable as error:
-        structlog.get_logger().error("ended", why=str(error), config=str(config_path))
+        log.error("ended: %s (configured by %s)", error, config_path)
         return 1
     finally:
         lock.release()
 
 
 def _configure_log(level: str) -> None:
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    logging.basicConfig(
+        level=level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
     )
 
 
@@ -123,6 +119,11 @@ def _settings(config: AgentConfig) -> Settings:
             "bootstrap.dcs.synchronous_mode: found off, expected on: asynchronous replication is "
             "not supported yet"
         )
+    if dcs.synchronous_node_count > 1:
+        raise Refused(
+            f"bootstrap.dcs.synchronous_node_count: found {dcs.synchronous_node_count}, expected "
+            "1: changing a rule that waits for two or more standbys safely is not supported yet"
+        )
     address = config.postgresql.address
     api = config.restapi.address
     return Settings(
@@ -145,7 +146,6 @@ def _settings(config: AgentConfig) -> Settings:
 
 async def _run(config: AgentConfig, server_config: ServerConfig) -> int:
     clock = BoottimeClock()
-    log = structlog.get_logger()
     events = EventLog(server_config.state_dir / "events.jsonl", config.name, clock.epoch)
     store = Store(server_config.state_dir)
     now = clock.now()
@@ -154,11 +154,11 @@ async def _run(config: AgentConfig, server_config: ServerConfig) -> int:
     state.beat = int(clock.epoch() * 1000)
 
     def announce(effect: Announce) -> None:
-        log.info(effect.event, why=effect.why, term=effect.term)
+        log.info("%s (term %d): %s", effect.event, effect.term, effect.why)
         events.write(effect)
 
     def set_aside(path: Path, size: int) -> None:
-        log.info("set_aside", path=str(path), bytes=size)
+        log.info("set_aside: %s, %d bytes", path, size)
         events.set_aside(path, size)
 
     server = LocalServer(server_config, set_aside)

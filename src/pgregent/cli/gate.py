@@ -47,7 +47,6 @@ class RouteFeed:
                 term=found.term,
                 standbys=found.standbys,
                 reason=found.reason,
-                cut=found.cut,
             )
         )
 

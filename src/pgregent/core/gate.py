@@ -16,12 +16,11 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where new connections go (None: hold them), and whether the old primary's are cut."""
+    """Where new connections go (None: hold them). Sessions of an earlier term end."""
 
     primary: tuple[str, int] | None
     term: int
     standbys: tuple[tuple[str, int], ...]
-    cut: bool
     reason: str
 
 
@@ -30,7 +29,7 @@ def route(heard: Iterable[Heard], now: float, stale_after: float) -> Route:
     known = [h for h in heard if h.record.register is not None]
     registers = [h.record.register for h in known if h.record.register is not None]
     if not registers:
-        return Route(None, 0, (), False, "no member has been heard yet")
+        return Route(None, 0, (), "no member has been heard yet")
     newest = max(registers, key=lambda r: r.seq)
     fresh = [h.record for h in known if now - h.at <= stale_after]
     standbys = tuple(
@@ -40,13 +39,13 @@ def route(heard: Iterable[Heard], now: float, stale_after: float) -> Route:
     )
     primary = next((r for r in fresh if r.incarnation == newest.primary), None)
     if newest.electing:
-        return Route(None, newest.term, standbys, False, f"an election is under way: {newest.why}")
+        return Route(None, newest.term, standbys, f"an election is under way: {newest.why}")
     if primary is None:
         name = newest.primary.name
-        return Route(None, newest.term, standbys, False, f"nothing was heard of {name} lately")
+        return Route(None, newest.term, standbys, f"nothing was heard of {name} lately")
     if not primary.serving or not _current(primary, newest):
-        return Route(None, newest.term, standbys, True, f"{newest.primary.name}: {primary.why}")
-    return Route((primary.host, primary.port), newest.term, standbys, False, "")
+        return Route(None, newest.term, standbys, f"{newest.primary.name}: {primary.why}")
+    return Route((primary.host, primary.port), newest.term, standbys, "")
 
 
 def _current(record: Record, newest: Register) -> bool:

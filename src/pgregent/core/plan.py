@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 from pgregent.core.effects import (
+    ApplyRule,
     Barrier,
     Clone,
     Initdb,
     PostgresEffect,
     Probe,
+    Promote,
     Rewind,
     Start,
     Stop,
@@ -43,6 +45,10 @@ def do(state: State, effect: PostgresEffect, *, preempt: bool = False) -> bool:
     wait = HEAVY_RETRY if heavy else LIGHT_RETRY
     if not isinstance(effect, Stop) and state.now - state.pg_failed_at < wait:
         return False
+    if isinstance(effect, Start | Promote | ApplyRule) and effect.rule is not None:
+        # From here on the names may be empty, whatever becomes of the effect: only a CHECKPOINT
+        # after the next reload makes the sync flag certain again.
+        state.names_were_empty = state.names_were_empty or effect.rule.k == 0
     state.pg = effect
     state.out.append(effect)
     return True

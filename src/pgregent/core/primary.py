@@ -105,7 +105,10 @@ def _open(state: State, register: Register) -> None:
     entry = next((t for t in register.terms if t.term == register.term), None)
     why = entry.why if entry is not None and entry.why else "it holds the office"
     state.why = f"primary of term {register.term}, acknowledging under {register.rule}"
-    state.announce("primary", why, outage=outage)
+    if state.began:
+        state.announce("primary", why, outage=outage)
+    else:
+        state.announce("resume", f"took over the running primary of term {register.term}")
 
 
 def _change_rule(state: State, register: Register) -> None:

@@ -272,6 +272,7 @@ def _conclude(
             state.exited_at = state.now
             _forget_server(state)
         case Start(term, rule, upstream):
+            state.began = True
             _apply(state, rule)
             state.upstream, state.upstream_term = upstream, term if upstream else 0
         case Follow(upstream, term):
@@ -314,6 +315,7 @@ def _promoted(state: State, effect: Promote, promoted: Promoted) -> None:
         return
     state.durable = replace(state.durable, promoted=effect.term, promoting=0)
     _apply(state, effect.rule)
+    state.began = True
     state.promoted_start, state.promoted_parent = promoted.start, promoted.parent
 
 

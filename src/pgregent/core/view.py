@@ -95,6 +95,8 @@ class State:
     """When the server was last seen to die under this agent."""
     down: bool = False
     """This primary asks to be succeeded."""
+    began: bool = False
+    """This agent itself started or promoted the server that runs."""
     applied: Rule | None = None
     names_were_empty: bool = True
     barriered: Rule | None = None

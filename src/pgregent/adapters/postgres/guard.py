@@ -153,7 +153,7 @@ class Connection:
     def send(self, message: dict[str, Any]) -> None:
         self.outbox += json.dumps(message).encode() + b"\n"
         self.flush()
-        pass
+        self.closed = self.closed or len(self.outbox) > OUTBOX_LIMIT_BYTES
 
     def flush(self) -> None:
         try:

@@ -29,6 +29,7 @@ class Observer:
         self._conn: sql.Connection | None = None
         self._made_at = float("-inf")
         self._answered_at = 0.0
+        self._in_use: sql.Connection | None = None
         self._starting = False
         self._lock = asyncio.Lock()
 
@@ -39,9 +40,13 @@ class Observer:
         self._drop()
 
     def _drop(self) -> None:
-        if self._conn is not None:
-            self._conn.pgconn.finish()
-            self._conn = None
+        conn, self._conn = self._conn, None
+        if conn is None:
+            return
+        if self._in_use is conn:
+            sql.hang_up(conn)
+        else:
+            conn.pgconn.finish()
 
     async def close(self) -> None:
         """Close the connection."""
@@ -69,12 +74,18 @@ class Observer:
         async with self._lock:
             if (self._conn is None or self._conn.broken) and not await self.answers():
                 raise Unavailable("postgres", "it does not answer")
-            assert self._conn is not None
+            conn = self._in_use = self._conn
+            assert conn is not None
             try:
-                yield self._conn
-            except Unavailable:
-                self._drop()
+                yield conn
+            except (Unavailable, asyncio.CancelledError):
+                # A query of it may still be under way: its answer must not be another's.
+                self._conn = None if self._conn is conn else self._conn
                 raise
+            finally:
+                self._in_use = None
+                if self._conn is not conn:
+                    await sql.close(conn)
 
     async def look(self) -> Postgres:
         """The server as it is now. Never raises."""

@@ -206,6 +206,15 @@ async def close(conn: Connection) -> None:
         await conn.close()
 
 
+def hang_up(conn: Connection) -> None:
+    """End the connection whatever it is waiting for; who waits gets an error and closes it.
+
+    Closing its socket here would leave the event loop with a descriptor that soon is another's.
+    """
+    with contextlib.suppress(OSError, psycopg.Error), _socket_of(conn) as sock:
+        sock.shutdown(socket.SHUT_RDWR)
+
+
 async def _bounded(work: Coroutine[Any, Any, T], timeout: float, conn: Connection | None) -> T:
     """The result of `work`, or TimeoutError at once after `timeout` seconds."""
     task = asyncio.ensure_future(work)
@@ -225,10 +234,7 @@ async def _abandon(task: "asyncio.Task[Any]", conn: Connection | None) -> None:
     if conn is None:
         task.cancel()
         return
-    # Shutting the socket down ends psycopg's wait at once, whatever the server does; closing it
-    # would leave the event loop with a descriptor that soon is another's.
-    with contextlib.suppress(OSError, psycopg.Error), _socket_of(conn) as sock:
-        sock.shutdown(socket.SHUT_RDWR)
+    hang_up(conn)
     await asyncio.wait({task}, timeout=_HANG_UP_S)
 
 

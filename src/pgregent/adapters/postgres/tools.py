@@ -30,6 +30,7 @@ MAJOR_MIN, MAJOR_MAX = 14, 18
 REQUIRED = ("postgres", "initdb", "pg_basebackup", "pg_rewind", "pg_controldata")
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
+_PROGRESS = re.compile(r"\d+/\d+ kB ")
 _LINES_KEPT = 12
 _KILL_WAIT_S = 5.0
 _PR_SET_PDEATHSIG = 1
@@ -378,15 +379,17 @@ async def _run(
     def hear(line: str) -> None:
         nonlocal heard
         heard = loop.time()
-        lines.append(line)
+        if not _PROGRESS.match(line):
+            lines.append(line)
         if on_line is not None:
             on_line(line)
 
     def drain() -> int:
         assert process.stdout is not None
-        for raw in process.stdout:
-            line = raw.decode("utf-8", "replace").strip()
-            loop.call_soon_threadsafe(hear, line)
+        with process.stdout as output:
+            for raw in output:
+                line = raw.decode("utf-8", "replace").strip()
+                loop.call_soon_threadsafe(hear, line)
         return process.wait()
 
     process = _spawn(argv, owner)
