@@ -10,11 +10,12 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import FrameType
 
 from pgregent.cli.cluster_dir import open_cluster
 from pgregent.config.load import load_config
 from pgregent.config.lockfile import hold_lock
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 
 
 def agent(file: Path) -> int:
@@ -26,9 +27,7 @@ def agent(file: Path) -> int:
     if (file.parent / "die").exists():
         print("something broke", file=sys.stderr)
         return 7
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, lambda _number, _frame: stopped.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     state_dir = Path(f"{config.postgresql.data_dir}.pgregent")
     lock = hold_lock(state_dir / "agent.lock")
     status = {
@@ -59,21 +58,16 @@ def agent(file: Path) -> int:
     event = {"v": 1, "ts": 1.0, "event": "hello", "member": config.name, "why": "it runs"}
     with (state_dir / "events.jsonl").open("a") as events:
         events.write(json.dumps(event) + "\n")
-    stopped.wait()
+    signal.sigwait(SIGNALS)
     lock.release()
     return 0
 
 
 def gate(directory: Path) -> int:
     """Hold the lock until a signal."""
-    stopped = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
-    signal.signal(signal.SIGTERM, stop)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     lock = hold_lock(open_cluster(directory).gate_lock)
-    stopped.wait()
+    signal.sigwait(SIGNALS)
     lock.release()
     return 0
 

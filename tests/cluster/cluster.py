@@ -318,6 +318,12 @@ class Cluster:
             parts["password"] = password_in(Path(str(passfile)), str(parts["user"]))
         return make_conninfo(**{**parts, **changed})
 
+    def superuser(self, name: str) -> str:
+        """Return the superuser's connection string for one member."""
+        password = (self.dir / "secrets" / "superuser").read_text().strip()
+        changed = {"user": "postgres", "dbname": "postgres", "password": password}
+        return make_conninfo(self.direct(name), **changed)
+
     def direct_all(self) -> dict[str, str]:
         """Return direct() of every member."""
         return {name: self.direct(name) for name in self.members}

@@ -1,7 +1,9 @@
 """The faults, as operators and machines cause them. Each returns when the signals are sent."""
 
+import re
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -64,7 +66,7 @@ def locked(database: Path) -> Generator[float]:
         conn.close()
 
 
-def diverge(cluster: Cluster, primary: str, megabytes: int = 48) -> None:
+def diverge(cluster: Cluster, primary: str, megabytes: int = 48, checkpoint: bool = False) -> None:
     """Give the primary WAL that no standby has and that was never acknowledged, then kill it.
 
     The walreceivers are frozen for the moment, with far more WAL than sockets can hold.
@@ -74,24 +76,45 @@ def diverge(cluster: Cluster, primary: str, megabytes: int = 48) -> None:
         receivers |= titled(cluster.postgres_processes(name), "walreceiver")
     assert receivers, "no walreceiver is running"
     postmaster = cluster.postmaster(primary)
-    pids = cluster.postgres_processes(primary)
-    with psycopg.connect(cluster.direct(primary), autocommit=True) as conn:
+    with (
+        psycopg.connect(cluster.direct(primary), autocommit=True) as conn,
+        psycopg.connect(cluster.superuser(primary), autocommit=True) as superuser,
+    ):
         with frozen(receivers):
             conn.execute(
                 "SELECT pg_logical_emit_message(false, 'test', repeat(md5(n::text), 32768))"
                 " FROM generate_series(1, %s) n",
                 (megabytes,),
             )
-            kill_at_once([postmaster, *(pids | cluster.postgres_processes(primary))])
+            if checkpoint:
+                superuser.execute("CHECKPOINT")
+            kill_at_once([postmaster, *cluster.postgres_processes(primary)])
         conn.close()
+        superuser.close()
 
 
-def lose_wal(data_dir: Path) -> int:
-    """Delete all WAL segments of a stopped server, so that pg_rewind cannot work."""
-    segments = [p for p in (data_dir / "pg_wal").iterdir() if len(p.name) == 24 and p.is_file()]
-    for segment in segments:
+def lose_wal(cluster: Cluster, name: str, keep_recovery: bool) -> int:
+    """Delete a stopped server's WAL: all, or all that its own crash recovery does not need.
+
+    Either way pg_rewind cannot find the last common checkpoint. Return how many were deleted.
+    """
+    data_dir = cluster.members[name].data_dir
+    needed = "~"
+    if keep_recovery:
+        control = subprocess.run(
+            [cluster.bin_dir / "pg_controldata", data_dir],
+            env={"LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout
+        (needed,) = re.findall(r"REDO WAL file: +([0-9A-F]{24})$", control, re.MULTILINE)
+    segments = [p for p in (data_dir / "pg_wal").iterdir() if re.fullmatch("[0-9A-F]{24}", p.name)]
+    doomed = [p for p in segments if p.name < needed]
+    for segment in doomed:
         segment.unlink()
-    return len(segments)
+    return len(doomed)
 
 
 class HeldSession:

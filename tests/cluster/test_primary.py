@@ -2,10 +2,9 @@
 
 import time
 
+import pytest
 from tests.cluster.faults import (
-    CONT,
     KILL,
-    STOP,
     TERM,
     HeldSession,
     diverge,
@@ -163,19 +162,18 @@ def test_a_diverged_primary_is_rewound(trials: Trials) -> None:
         assert "clone" not in trial.rejoined(trial.primary)
 
 
-def test_a_primary_that_cannot_be_rewound_is_cloned(trials: Trials) -> None:
+@pytest.mark.parametrize("lost", ["WAL since the common checkpoint", "all of its WAL"])
+def test_a_primary_that_cannot_be_rewound_is_cloned(trials: Trials, lost: str) -> None:
+    recoverable = lost != "all of its WAL"
     with trials.trial() as trial:
         cluster, data_dir = trial.cluster, trial.cluster.members[trial.primary].data_dir
         agent = some(cluster.node(trial.primary).agent, "agent")
-        send([agent], STOP)
-        try:
-            diverge(cluster, trial.primary)
-            assert lose_wal(data_dir)
+        with frozen({agent}):
+            diverge(cluster, trial.primary, checkpoint=recoverable)
+            assert lose_wal(cluster, trial.primary, keep_recovery=recoverable)
             send([agent], KILL)
-        finally:
-            send([agent], CONT)
         trial.wait_rejoined(trial.primary, "clone", timeout=60)
+        assert cluster.wait_healthy() != trial.primary
         (event, *_) = trial.events("set_aside", member=trial.primary)
         assert event.body["bytes"] > 0
         assert event.body["path"] != str(data_dir)
-        assert cluster.wait_healthy() != trial.primary

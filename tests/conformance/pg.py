@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import ctypes
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from pgregent.adapters.postgres import render, sql, tools, wal
 from pgregent.core.errors import Unavailable
 
 T = TypeVar("T")
+_libc = ctypes.CDLL(None)
 SUPERUSER = "admin"
 PASSWORD = "p'a\\s:s w%rd"
 ADMIN = sql.Credentials(SUPERUSER, PASSWORD)
@@ -96,6 +98,11 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def _stop_with_tests() -> None:
+    # Also when the tests are killed no server stays: PR_SET_PDEATHSIG, an immediate shutdown.
+    _libc.prctl(1, signal.SIGQUIT)
+
+
 @dataclass
 class Pg:
     """One server. `role` is what it was last told to be."""
@@ -147,6 +154,7 @@ class Pg:
                 cwd="/",
                 env=wal.tool_environment() | {"HOME": str(self.data_dir.parent)},
                 start_new_session=True,
+                preexec_fn=_stop_with_tests,  # noqa: PLW1509 (one system call)
                 user=None if self.owner is None else self.owner.uid,
                 group=None if self.owner is None else self.owner.gid,
                 extra_groups=None if self.owner is None else [],

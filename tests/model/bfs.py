@@ -1,6 +1,8 @@
 """A breadth-first checker: every state within the bounds, and the shortest way to a broken one."""
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,6 +35,16 @@ def search(
 
     Complete: no state was left out. A search that would pass `max_states` stops and is not.
     """
+    with _no_garbage_collector():
+        return _search(initial, actions, broken, max_states)
+
+
+def _search(
+    initial: Iterable[S],
+    actions: Callable[[S], Iterable[tuple[str, S]]],
+    broken: Callable[[S], str | None],
+    max_states: int,
+) -> Result:
     came_from: dict[S, S | None] = dict.fromkeys(initial)
     frontier = list(came_from)
     for state in frontier:
@@ -55,6 +67,16 @@ def search(
             return Result(len(came_from), depth, False, None, ())
         frontier = following
     return Result(len(came_from), depth - 1, True, None, ())
+
+
+@contextmanager
+def _no_garbage_collector() -> Iterator[None]:
+    """States hold no cycles, and walking over a million of them again and again takes half the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _path(

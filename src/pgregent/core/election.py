@@ -34,7 +34,8 @@ def suspicion(state: State) -> Suspicion | None:
     if peer.answers_nothing:
         why = f"{name}'s agent is gone and its PostgreSQL does not answer"
         return Suspicion(term, True, why)
-    heard = max(peer.heard_at, state.started_at + state.settings.startup_grace)
+    grace = state.started_at + state.settings.startup_grace
+    heard = max(peer.heard_at, grace, state.awake_since)
     answered = peer.probed_ok_at
     silent = state.now - max(heard, answered)
     if silent >= state.settings.suspect_after:

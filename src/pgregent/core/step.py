@@ -58,12 +58,16 @@ from pgregent.core.types import (
 )
 from pgregent.core.view import Leaving, State
 
+FROZEN_AFTER = 0.5
+"""Seconds without any event, though time ticks much faster: this process did not run."""
 DEADLINE_STEP = 0.25
 """Seconds by which the deadline has to move before the guard is told."""
 
 
 def step(state: State, event: Event, now: float, epoch: float = 0.0) -> list[Effect]:
     """Handle one event at `now` (monotonic seconds; `epoch` only labels history)."""
+    if now - state.now > FROZEN_AFTER:
+        state.awake_since = now
     state.now, state.epoch, state.out = now, epoch, []
     _absorb(state, event)
     if not state.exiting:

@@ -62,6 +62,8 @@ class State:
     durable: Durable
     started_at: float
     now: float = 0.0
+    awake_since: float = float("-inf")
+    """When this member last came back from being frozen: silence before that says nothing."""
     epoch: float = 0.0
     postgres: Postgres = field(default_factory=Postgres)
     peers: dict[str, Peer] = field(default_factory=dict[str, Peer])
