@@ -3,13 +3,13 @@
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -236,45 +236,45 @@ def test_a_refusal_changes_nothing(place: Path) -> None:
     assert [p.name for p in place.iterdir()] == ["letters"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-def test_no_permission_is_one_clear_error(place: Path) -> None:
-    locked = place / "locked"
-    locked.mkdir(mode=0o755)
-    refused = subprocess.run(
-        [sys.executable, "-m", "pgregent.cli.main", "up", str(locked / "new"), *FREE],
-        user="nobody",
-        group="nogroup",
-        extra_groups=[],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if "No module named" in refused.stderr or refused.returncode == 126:
-        pytest.skip("nobody cannot read this installation")
-    assert refused.returncode == 2
-    assert "Permission denied" in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
+@contextmanager
+def mounted(place: Path, options: str) -> Iterator[Path]:
+    """A file system of its own, for root only."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a file system")
+    path = place / "mounted"
+    path.mkdir()
+    argv = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+    if subprocess.run(argv, check=False).returncode != 0:
+        pytest.skip("may not mount here")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
 
 
 def test_a_full_disk_is_refused_before_anything_is_made(place: Path) -> None:
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("needs root to mount a small file system")
-    small = place / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0755", "tmpfs", str(small)], check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("may not mount here")
-    try:
+    with mounted(place, "size=8m,mode=0755") as small:
         refused = run("up", str(small / "new"), *FREE)
         assert refused.returncode == 2
         assert "MB free on the disk" in refused.stderr
         assert list(small.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_disk_that_may_not_be_written_is_one_clear_error(place: Path) -> None:
+    with mounted(place, "size=2g,ro,mode=0755") as path:
+        refused = run("up", str(path / "new"), *FREE)
+        assert refused.returncode == 2
+        assert f"Read-only file system: {path}/new" in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root has every permission")
+def test_no_permission_is_one_clear_error(place: Path) -> None:
+    place.chmod(0o555)
+    refused = run("up", str(place / "new"), *FREE)
+    assert refused.returncode == 2
+    assert f"Permission denied: {place}/new" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
 
 
 def test_commands_and_help() -> None:

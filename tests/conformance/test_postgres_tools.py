@@ -20,15 +20,21 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root switches users
 
 
 @pytest.fixture(scope="module", params=installations(), ids=lambda p: f"pg{p.parent.name}")
-def installed(request: pytest.FixtureRequest) -> Iterator[Servers]:
+def each_installed(request: pytest.FixtureRequest) -> Iterator[Servers]:
     with servers_of(request.param) as servers:
         yield servers
 
 
 @pytest.fixture
-def servers(installed: Servers) -> Iterator[Servers]:
-    yield installed
-    installed.close()
+def each(each_installed: Servers) -> Iterator[Servers]:
+    yield each_installed
+    each_installed.close()
+
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    with servers_of(tools.find_bin_dir()) as servers:
+        yield servers
 
 
 def fake_install(folder: Path, version: str, *missing: str) -> Path:
@@ -101,12 +107,12 @@ def link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def test_initdb(servers: Servers) -> None:
-    control = wal.controldata(servers.bin_dir, servers.template)
+def test_initdb(each: Servers) -> None:
+    control = wal.controldata(each.bin_dir, each.template)
     assert control.state == "shut down" and control.shut_down
     assert (control.timeline, control.wal_segment_size) == (1, wal.SEGMENT_SIZE)
     assert control.checksum_version == 1
-    hba = (servers.template / "pg_hba.conf").read_text()
+    hba = (each.template / "pg_hba.conf").read_text()
     assert "scram-sha-256" in hba and "trust" not in hba.replace("# ", "").split("TYPE")[-1]
 
 
@@ -121,24 +127,24 @@ async def test_initdb_refuses_a_folder_that_is_not_empty(servers: Servers) -> No
         )
 
 
-def test_controldata_of_what_is_no_data_directory(servers: Servers) -> None:
+def test_controldata_of_what_is_no_data_directory(each: Servers) -> None:
     with pytest.raises(Refused, match="is it a data directory"):
-        wal.controldata(servers.bin_dir, servers.root)
-    broken = servers.root / "broken"
+        wal.controldata(each.bin_dir, each.root)
+    broken = each.root / "broken"
     (broken / "global").mkdir(parents=True)
-    content = bytearray((servers.template / "global" / "pg_control").read_bytes())
+    content = bytearray((each.template / "global" / "pg_control").read_bytes())
     content[40] ^= 1
     (broken / "global" / "pg_control").write_bytes(content)
     with pytest.raises(Refused, match="CRC"):
-        wal.controldata(servers.bin_dir, broken)
+        wal.controldata(each.bin_dir, broken)
 
 
-async def test_basebackup_and_its_failures(servers: Servers) -> None:
-    primary = await servers.primary("a", cluster_name="it's\\a")
+async def test_basebackup_and_its_failures(each: Servers) -> None:
+    primary = await each.primary("a", cluster_name="it's\\a")
     assert await primary.execute("SHOW cluster_name") == [("it's\\a",)]
     lines: list[str] = []
-    clone, source = servers.root / "clone", primary.upstream(primary)
-    owner, bin_dir = servers.owner, servers.bin_dir
+    clone, source = each.root / "clone", primary.upstream(primary)
+    owner, bin_dir = each.owner, each.bin_dir
     await tools.basebackup(bin_dir, clone, source, owner=owner, on_line=lines.append)
     assert any("100%" in line for line in lines)
     assert wal.controldata(bin_dir, clone).system_identifier == (
@@ -147,7 +153,7 @@ async def test_basebackup_and_its_failures(servers: Servers) -> None:
     with pytest.raises(Unavailable, match="not empty"):
         await tools.basebackup(bin_dir, clone, source, owner=owner)
     shutil.rmtree(clone)
-    wrong = servers.root / "wrong.pgpass"
+    wrong = each.root / "wrong.pgpass"
     render.write_file(wrong, "*:*:*:*:wrong\n", owner)
     stranger = render.Upstream("127.0.0.1", primary.port, fixture.SUPERUSER, wrong, "x")
     with pytest.raises(Unavailable, match="password authentication failed") as caught:
@@ -240,23 +246,21 @@ async def checkpointer(pg: Pg) -> int:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
-async def test_rewind_of_a_diverged_primary(servers: Servers, ending: int) -> None:
-    old, new = await diverged(servers)
+async def test_rewind_of_a_diverged_primary(each: Servers, ending: int) -> None:
+    old, new = await diverged(each)
     old.stop(ending)
 
     async def rewind() -> tools.RewindOutcome:
-        return await tools.rewind(
-            servers.bin_dir, old.data_dir, old.upstream(new), owner=servers.owner
-        )
+        return await tools.rewind(each.bin_dir, old.data_dir, old.upstream(new), owner=each.owner)
 
-    if tools.postgres_version(servers.bin_dir).major < 16:
+    if tools.postgres_version(each.bin_dir).major < 16:
         # It looks at the source's control file, which a checkpoint has yet to update.
         assert await rewind() == tools.NotRequired()
     os.kill(await checkpointer(new), signal.SIGCONT)
     async with new.session() as conn:
         await sql.checkpoint(conn, timeout=10)
     assert await rewind() == tools.Rewound()
-    await servers.start_standby(old, new)
+    await each.start_standby(old, new)
     assert await old.execute("SELECT who FROM t") == [("new",)]
     old.stop()
     assert await rewind() == tools.NotRequired()

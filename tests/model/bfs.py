@@ -71,7 +71,7 @@ def _search(
 
 @contextmanager
 def _no_garbage_collector() -> Iterator[None]:
-    """States hold no cycles, and walking over a million of them again and again takes half the time."""
+    """States hold no cycles, and walking over a million of them again and again takes long."""
     gc.disable()
     try:
         yield

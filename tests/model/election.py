@@ -1,11 +1,12 @@
-"""The election as a definition that can be run; its state and what it leaves out: cluster.py.
+"""The election as a definition that can be run; its state and what it leaves out: election_state.py.
 
 Every method yields the steps that can be taken now, each with what the cluster is after it.
 """
 
 from collections.abc import Iterator
 
-from cluster import (
+from election_nodes import Mistake, Nodes, Step
+from election_state import (
     PRIMARY,
     STANDBY,
     Node,
@@ -18,7 +19,6 @@ from cluster import (
     put,
     timeline,
 )
-from nodes import Mistake, Nodes, Step
 
 
 class Election(Nodes):

@@ -180,7 +180,8 @@ class RuleChange:
         names = s.older if self.mistake is Mistake.OLD_NAMES_AT_RESTART else seen[-1]
         return s._replace(
             up=True, seen=seen, slot=slot, names=names, reloaded=True,
-            views=(names, names), due=(NEVER, NEVER), waiting=names.k > 0, checkpoint_due=False, barrier=0,
+            views=(names, names), due=(NEVER, NEVER), waiting=names.k > 0,
+            checkpoint_due=False, barrier=0,
         )  # fmt: skip
 
     # -- PostgreSQL --------------------------------------------------------------------------

@@ -90,10 +90,11 @@ def _in_office(state: State, register: Register) -> None:
 
 def _with_start(state: State, register: Register) -> Register:
     """The register with the point recorded where this term's timeline really forked."""
+    told = state.promotion
+    if told is None:
+        return register
     terms = tuple(
-        replace(t, start=state.promoted_start, parent=state.promoted_parent)
-        if t.term == register.term and state.promoted_start
-        else t
+        replace(t, start=told.start, parent=told.parent) if t.term == told.timeline else t
         for t in register.terms
     )
     return replace(register, terms=terms)
@@ -145,12 +146,12 @@ def _take_office(state: State, register: Register) -> None:
     if postgres.position is None:
         state.why = "looking where its log ends before it is promoted"
         return
-    if postgres.position.timeline >= register.term:
+    if max(postgres.position.timeline, postgres.newest_history) >= register.term:
         if durable.promoted == register.term:
             do(state, Stop(immediate=False))
             state.why = "restarting as the primary that it was"
             return
-        state.why = f"a promotion to term {register.term} was cut short: it needs a new term"
+        state.why = f"a promotion to term {register.term} was cut short: that takes a new term"
         _ask_succession(state, register)
         return
     if postgres.replay_paused:

@@ -320,7 +320,7 @@ def _promoted(state: State, effect: Promote, promoted: Promoted) -> None:
     state.durable = replace(state.durable, promoted=effect.term, promoting=0)
     _apply(state, effect.rule)
     state.began = True
-    state.promoted_start, state.promoted_parent = promoted.start, promoted.parent
+    state.promotion = promoted
 
 
 def _failed(state: State, answer: Failed) -> None:

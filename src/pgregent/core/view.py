@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pgregent.core.effects import Announce, Barrier, Effect, PostgresEffect, WriteRegister
+from pgregent.core.effects import (
+    Announce,
+    Barrier,
+    Effect,
+    PostgresEffect,
+    Promoted,
+    WriteRegister,
+)
 from pgregent.core.types import (
     Durable,
     Incarnation,
@@ -109,8 +116,8 @@ class State:
     holding: bool = False
     checkpointed: bool = False
     needs_rewind: bool = False
-    promoted_start: int = 0
-    promoted_parent: int = 0
+    promotion: Promoted | None = None
+    """How this server's promotion ended, as it told; its timeline is the term."""
     stuck_since: float = float("inf")
     stuck_lsn: int = -1
     slots_at: float = float("-inf")

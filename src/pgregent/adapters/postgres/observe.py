@@ -123,7 +123,7 @@ class Observer:
             clean=control.shut_down,
             checkpoint_lsn=control.checkpoint_lsn,
             system_id=str(control.system_identifier),
-            newest_history=max(wal.history_files(config.data_dir), default=1),
+            newest_history=wal.newest_history(config.data_dir),
         )
 
     def _primary(self, status: sql.PgStatus) -> Postgres:
@@ -150,6 +150,7 @@ class Observer:
             replay_paused=status.replay_paused,
             answered_at=self._answered_at,
             system_id=str(status.system_identifier),
+            newest_history=wal.newest_history(self._config.data_dir),
         )
 
     async def replay_is_idle(self, conn: sql.Connection) -> bool:

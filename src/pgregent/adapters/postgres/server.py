@@ -6,7 +6,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from pgregent.adapters.postgres import render, sql, tools, wal
 from pgregent.adapters.postgres.guard_client import (
@@ -32,6 +35,9 @@ BARRIER_TIMEOUT = 10.0
 PROBE_TIMEOUT = 0.2
 POLL = 0.005
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class LocalServer:
     """See ports.postgres.PostgresServer. Raises Refused at once for what cannot work."""
@@ -46,6 +52,13 @@ class LocalServer:
         self._server = sql.Server(config.local_host, config.port)
         self._observer = Observer(config, self._server)
         self._closing = False
+        self._thread = ThreadPoolExecutor(1, "files")
+
+    async def _files(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do `work` on files in their one thread: what an effect that was overtaken still writes
+        is written before what overtook it writes."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(work, *args, **kwargs))
 
     # --- the guard -----------------------------------------------------------------------------
 
@@ -119,7 +132,7 @@ class LocalServer:
     ) -> None:
         """See the port."""
         guard = await self._connect_guard()
-        await asyncio.to_thread(self._prepare_start, label, names, upstream, standby)
+        await self._files(self._prepare_start, label, names, upstream, standby)
         config = self.config
         argv = [str(config.bin_dir / "postgres"), "-D", str(config.data_dir)]
         env = {**wal.tool_environment(), "PGDATA": str(config.data_dir)}
@@ -218,7 +231,7 @@ class LocalServer:
     # --- a running standby ---------------------------------------------------------------------
 
     async def _reconfigure(self, label: str, names: str, upstream: Upstream | None) -> None:
-        await asyncio.to_thread(self._write_role, label, names, upstream)
+        await self._files(self._write_role, label, names, upstream)
         guard = await self._connect_guard()
         await guard.signal("HUP")
 
@@ -236,7 +249,7 @@ class LocalServer:
                 if await sql.walreceiver_gone(conn):
                     position = await self._observer.log_end(conn)
                     if position is not None:
-                        newest = max(wal.history_files(self.config.data_dir), default=1)
+                        newest = wal.newest_history(self.config.data_dir)
                         return Sealed(round_, position, newest)
                 await asyncio.sleep(POLL)
         raise Unavailable("postgres", f"its walreceiver has not gone in {SEAL_TIMEOUT:.0f} s")
@@ -244,12 +257,10 @@ class LocalServer:
     async def promote(self, term: int, names: str) -> Promoted:
         """See the port."""
         config = self.config
-        files = wal.history_files(config.data_dir)
-        if any(n >= term for n in files):
-            raise Refused(f"a history file of timeline {max(files)} exists: term {term} is taken")
-        await asyncio.to_thread(
-            wal.ensure_history, config.data_dir, {}, below=term, owner=config.owner
-        )
+        newest = wal.newest_history(config.data_dir)
+        if newest >= term:
+            raise Refused(f"a history file of timeline {newest} exists: term {term} is taken")
+        await self._files(wal.ensure_history, config.data_dir, {}, below=term, owner=config.owner)
         await self._reconfigure("", names, None)
         async with self._observer.connection() as conn:
             await self._finish_replay(conn)
@@ -279,7 +290,7 @@ class LocalServer:
 
     async def apply_names(self, names: str, checkpoint: bool) -> None:
         """See the port."""
-        await asyncio.to_thread(render.strip_auto_conf, self.config.data_dir, self.config.owner)
+        await self._files(render.strip_auto_conf, self.config.data_dir, self.config.owner)
         await self._reconfigure("", names, None)
         until = time.monotonic() + 5.0
         while True:
@@ -343,7 +354,7 @@ class LocalServer:
         """See the port."""
         config = self.config
         self._check_parent()
-        await asyncio.to_thread(self._clear_fresh)
+        await self._files(self._clear_fresh)
         pwfile = config.state_dir / "initdb.pw"
         render.write_file(pwfile, config.superuser.password + "\n", config.owner)
         try:
@@ -356,8 +367,8 @@ class LocalServer:
             )
         finally:
             render.remove_file(pwfile)
-        await asyncio.to_thread(self._swap)
-        control = await asyncio.to_thread(wal.controldata, config.bin_dir, config.data_dir)
+        await self._files(self._swap)
+        control = await self._files(wal.controldata, config.bin_dir, config.data_dir)
         return str(control.system_identifier)
 
     async def ensure_roles(self) -> None:
@@ -394,14 +405,14 @@ class LocalServer:
         config = self.config
         self._check_parent()
         await self._refuse_tablespaces(source)
-        await asyncio.to_thread(self._clear_fresh)
+        await self._files(self._clear_fresh)
         await tools.basebackup(
             config.bin_dir,
             self._fresh_dir,
             self._tools_upstream(source, config.replication),
             owner=config.owner,
         )
-        await asyncio.to_thread(self._swap)
+        await self._files(self._swap)
 
     def _tools_upstream(self, source: Upstream, role: sql.Credentials) -> render.Upstream:
         config = self.config

@@ -107,6 +107,12 @@ def history_files(data_dir: Path) -> dict[int, bytes]:
         raise refusal(error, f"cannot read the timeline history in {directory}") from error
 
 
+def newest_history(data_dir: Path) -> int:
+    """The highest timeline with a history file in pg_wal, stubs included; 1 if there is none."""
+    names = (_HISTORY.fullmatch(name) for name in _names(data_dir / "pg_wal"))
+    return max((int(match[1], 16) for match in names if match), default=1)
+
+
 def ensure_history(
     data_dir: Path,
     complete: Mapping[int, bytes | None],

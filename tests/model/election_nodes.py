@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from enum import Enum, auto
 
-from cluster import (
+from election_state import (
     PRIMARY,
     STANDBY,
     Node,
