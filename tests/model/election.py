@@ -1,4 +1,4 @@
-"""The election as a definition that can be run; its state and what it leaves out: election_state.py.
+"""The election, as a definition that can be run; its state and limits: election_state.py.
 
 Every method yields the steps that can be taken now, each with what the cluster is after it.
 """

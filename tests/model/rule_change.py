@@ -1,24 +1,20 @@
-"""Changing the durability rule as a definition that can be run: one primary, standbys b and c.
+"""Changing the durability rule, as a definition that can be run; its state: rule_change_state.py.
 
-The election is not played here (election.py does): whatever set of standbys satisfies every listed
-rule may win at any moment, so the furthest of each such set must hold all that was acknowledged.
-A standby streams and replies in one step; a reply that is handled later lets fewer commits through.
-
-PostgreSQL as it is: there is no one idea of synchronous_standby_names. The walsender that handles a
-reply takes k from its own, and counts every standby whose own walsender thinks that it is a member.
-Each takes new names up late, but before it handles a reply about WAL written after the postmaster
-passed the reload on. So meanwhile a mixture of both rules lets commits through: with k > 1 it can
-be weaker than both, and is listed as a rule of its own. A backend does not wait at all while
-`waiting`, which only the checkpointer sets, says that the names are empty.
+Every method yields the steps that can be taken now, or makes the state after one.
 """
 
 from collections.abc import Iterator
 from enum import Enum, auto
-from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
+
+from rule_change_state import ANY_1, NEVER, B, C, Rule, Rules, State, replaced, show
+
+Step = tuple[str, State]
 
 
 class Mistake(Enum):
+    """Each is planted at the line it would be made at; the model must notice."""
+
     NONE = auto()
     NAMES_BEFORE_CAS = auto()
     RULES_REPLACED = auto()
@@ -31,46 +27,8 @@ class Mistake(Enum):
     OLD_NAMES_AT_RESTART = auto()
     LOST_CAS_TAKEN_AS_FAILED = auto()
     UNDONE_BY_DROPPING_THE_NEWER = auto()
-    # These two are no mistakes in this form: the tests say so.
-    RESTART_WITHOUT_CAS = auto()
+    RESTART_WITHOUT_CAS = auto()  # this one and the next lose nothing: the tests say so
     RESTART_FROM_OWN_COPY = auto()
-
-
-class Rule(NamedTuple):
-    """`ANY k (members)`; k = 0: empty names, the primary alone."""
-
-    k: int
-    members: tuple[int, ...]
-
-
-Rules = tuple[Rule, ...]
-B, C = 0, 1
-ANY_1 = (Rule(0, ()), Rule(1, (B,)), Rule(1, (C,)), Rule(1, (B, C)))
-ANY_2 = (Rule(0, ()), Rule(1, (B,)), Rule(1, (B, C)), Rule(2, (B, C)))
-NEVER = 99
-
-
-class State(NamedTuple):
-    register: Rules
-    slot: Rules | None  # a CAS without a reply; it expects the register as it is now
-    seen: Rules  # the newest register that the primary has seen (durable)
-    up: bool
-    names: Rule  # in the configuration file
-    older: Rule  # the names before those, for a file that was not fsynced (a mistake)
-    reloaded: bool  # a connection opened now shows them
-    views: tuple[Rule, Rule]  # the names of the walsenders to b and to c
-    due: tuple[int, int]  # a reply beyond this LSN makes sure that a walsender read them
-    waiting: bool  # the checkpointer's flag: commits wait for standbys
-    checkpoint_due: bool  # the names were empty; no checkpoint since
-    barrier: int  # LSN of the barrier made under these names; 0: none
-    lsn: int
-    standbys: tuple[int, int]  # LSNs of b and c
-    acked: int  # the highest LSN acknowledged
-    writes: int
-    changes: int
-
-
-Step = tuple[str, State]
 
 
 class RuleChange:
@@ -149,9 +107,10 @@ class RuleChange:
             yield "commits the barrier", self.committed(s)._replace(barrier=s.lsn + 1)
 
     def is_ready(self, s: State) -> bool:
-        """When the barrier may be committed. Where k grows, no walsender may have the old names:
+        """When the barrier may be committed.
 
-        those that did not report a flush beyond the reload are terminated.
+        Where k grows, no walsender may have the old names: one that has not reported a flush
+        beyond the reload is terminated.
         """
         if s.checkpoint_due or not (s.reloaded or self.mistake is Mistake.BARRIER_BEFORE_RELOAD):
             return False
@@ -241,26 +200,3 @@ class RuleChange:
                 yield from self.cas("drops the newer rule", s, s.seen[:-1])
             case _:
                 return
-
-
-def broken(s: State) -> str | None:
-    for size in (1, 2):
-        for voters in combinations((B, C), size):
-            winner = max(s.standbys[v] for v in voters)
-            if winner < s.acked and all(satisfied(rule, voters) for rule in s.register):
-                who = "+".join("bc"[v] for v in voters)
-                return f"S1: {who} may win an election without LSN {s.acked}"
-    return None
-
-
-def satisfied(rule: Rule, voters: tuple[int, ...]) -> bool:
-    """The writer is dead, so |members| - k + 1 of the members it takes."""
-    return sum(m in voters for m in rule.members) >= len(rule.members) - rule.k + 1
-
-
-def replaced(pair: tuple[Any, Any], i: int, value: Any) -> tuple[Any, Any]:
-    return (value, pair[1]) if i == 0 else (pair[0], value)
-
-
-def show(rule: Rule) -> str:
-    return f"ANY {rule.k} ({', '.join('bc'[m] for m in rule.members)})" if rule.k else "''"

@@ -32,10 +32,12 @@ def command(directory: str | None, form: str) -> None:
     statuses = ask_agents(cluster)
     rows = member_rows(cluster, statuses)
     if form == "pretty":
-        print_table(f"Cluster: {cluster.scope}", COLUMNS[1:], rows)
-        for sentence in (statuses.best or {}).get("why"), (statuses.best or {}).get("succession"):
-            if sentence:
-                click.echo(sentence)
+        print_table(f"Cluster: {cluster.scope}", COLUMNS[1:-1], rows)
+        for row in rows:
+            click.echo(f"{row['Member']}: {row['Why']}")
+        best = statuses.best or {}
+        for sentence in (best.get("why"), best.get("succession")):
+            click.echo(sentence or "", nl=bool(sentence))
     else:
         print_rows(form, COLUMNS, rows)
     if statuses.best is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+_TABLE_WIDTH_MAX = 500
 FORMATS = ("pretty", "json", "yaml", "tsv")
 
 dir_option = click.option(
@@ -54,10 +55,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, 
     table = Table(title=title, title_justify="left", box=box.ASCII2)
     for column in columns:
         numeric = column == "TL" or column.endswith(("LSN", "Lag", "Term"))
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console(markup=False, highlight=False).print(table)
+    # Rather wrapped by the terminal than cut into columns that nobody can read.
+    Console(markup=False, highlight=False, width=_TABLE_WIDTH_MAX).print(table)
 
 
 def _cell(value: object) -> str:

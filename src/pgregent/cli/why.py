@@ -46,12 +46,13 @@ def _summary(statuses: "Statuses") -> dict[str, Any]:
 
 def _lines(statuses: "Statuses") -> list[str]:
     summary = _summary(statuses)
-    lines = [f"{summary['why']}", f"{summary['succession']}", ""]
+    lines = [summary["why"] or "nothing is known yet", summary["succession"] or "", ""]
     for name, member in summary["members"].items():
-        lines.append(f"{name}: {member['state']}: {member['why']}")
+        parts = (member["state"], member["why"])
+        lines.append(f"{name}: {': '.join(str(part) for part in parts if part)}")
     lines += [f"{name}: its agent does not answer" for name in summary["silent"]]
     dcs: dict[str, Any] = summary["dcs"] or {}
-    lines.append(f"DCS: {'answers' if dcs.get('ok') else dcs.get('why')}")
+    lines.append(f"DCS: {dcs.get('why') or ('answers' if dcs.get('ok') else 'unknown')}")
     if_dies: dict[str, str] = summary["if_dies"] or {}
     lines += ["", *(f"if {name} died now: {sentence}" for name, sentence in if_dies.items())]
     return lines

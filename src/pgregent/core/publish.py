@@ -10,6 +10,8 @@ from pgregent.core.view import Leaving, State
 PUT_EVERY = 5.0
 PUT_EVERY_TWO_NODES = 0.3
 """Seconds between beats in the DCS; two nodes have no third opinion but that beat."""
+VOTE_PUT_AFTER = 0.1
+"""Seconds after which a vote goes to the DCS too: mostly the channel has carried it by then."""
 KEEP_BEATS = 128
 
 
@@ -79,9 +81,13 @@ def publish(state: State) -> None:
     if len(state.sent_at) > KEEP_BEATS:
         del state.sent_at[next(iter(state.sent_at))]
     state.out.append(Publish(record))
-    nodes = 1 + len(state.peers)
-    every = PUT_EVERY if nodes != 2 else PUT_EVERY_TWO_NODES
-    if record.vote != state.put_vote or state.now - state.put_at >= every:
+    register = state.register
+    beats = register is not None and bool(register.rules) and len(register.rule.members) < 2
+    every = PUT_EVERY_TWO_NODES if beats else PUT_EVERY
+    late_vote = record.vote != state.put_vote and (
+        record.vote is None or state.now - state.voted_at >= VOTE_PUT_AFTER
+    )
+    if late_vote or state.now - state.put_at >= every:
         state.put_at, state.put_vote = state.now, record.vote
         state.out.append(PutMember(record))
 

@@ -308,6 +308,7 @@ def _apply(state: State, rule: Rule | None) -> None:
 
 def _vote(state: State, sealed: Sealed) -> None:
     eligible, reason = vote_is_eligible(state)
+    state.voted_at = state.now
     state.vote = Vote(sealed.round, sealed.position, sealed.newest_history, eligible, reason)
 
 

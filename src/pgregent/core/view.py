@@ -124,6 +124,7 @@ class State:
     slots: tuple[str, ...] = ()
 
     vote: Vote | None = None
+    voted_at: float = float("-inf")
     suspicion: Suspicion | None = None
     suspected_at: float = float("-inf")
     served_at: float = float("-inf")

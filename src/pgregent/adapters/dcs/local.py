@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 class _Unsure(Exception):
-    """A job was started and has not ended in time: it may still take effect."""
+    """Not ended in time, or failed in the middle of a commit: it may still take effect."""
 
 
 class LocalDcs:
@@ -65,6 +65,7 @@ class LocalDcs:
 
     Every call ends within CALL_TIMEOUT_S (1.2 s), also while the file is locked, full or hung; at
     most LINE_MAX (32) calls of a kind wait at a time, further ones are Unavailable at once.
+    A CAS that was answered survives a power cut; a put does with the next CAS.
     """
 
     def __init__(self, path: Path) -> None:
@@ -259,7 +260,7 @@ def _transact(
     value: bytes,
     deadline: float,
 ) -> CasResult:
-    """Store; when it is not sure to have had no effect, the error is _Unsure.
+    """Store; raises _Unsure from the commit, anything else surely without effect.
 
     A put is not flushed (the next CAS, or a checkpoint, flushes the log with all before it): it
     holds the write lock for less long, and nobody builds on a put that a power cut took back.

@@ -255,8 +255,13 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
-def write_file(path: Path, content: str | bytes, owner: Owner | None = None) -> None:
-    """Replace `path` atomically and durably, mode 0600. Raises Refused and leaves the old one."""
+def write_file(
+    path: Path, content: str | bytes, owner: Owner | None = None, *, durably: bool = True
+) -> None:
+    """Replace `path` atomically, mode 0600. Raises Refused and leaves the old one.
+
+    Not `durably`: for what is written anew at every start, where a sync would only cost time.
+    """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.pgregent")
     try:
@@ -268,9 +273,11 @@ def write_file(path: Path, content: str | bytes, owner: Owner | None = None) -> 
                 os.fchown(fd, owner.uid, owner.gid)
             file.write(data)
             file.flush()
-            os.fsync(fd)
+            if durably:
+                os.fsync(fd)
         os.replace(temporary, path)
-        fsync_dir(path.parent)
+        if durably:
+            fsync_dir(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

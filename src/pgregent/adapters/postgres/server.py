@@ -169,7 +169,7 @@ class LocalServer:
     def _write_role(self, label: str, names: str, upstream: Upstream | None) -> None:
         config = self.config
         if upstream is None:
-            render.remove_file(config.passfile)
+            config.passfile.unlink(missing_ok=True)
             role = render.Role(synchronous_standby_names=names)
         else:
             entry = render.PassEntry(
@@ -178,7 +178,9 @@ class LocalServer:
                 config.replication.user,
                 config.replication.password,
             )
-            render.write_file(config.passfile, render.pass_file([entry]), config.owner)
+            render.write_file(
+                config.passfile, render.pass_file([entry]), config.owner, durably=False
+            )
             source = render.Upstream(
                 upstream.host, upstream.port, config.replication.user, config.passfile, label
             )
@@ -188,7 +190,7 @@ class LocalServer:
                 synchronous_standby_names=names,
             )
         text = render.role_conf(role)
-        render.write_file(config.data_dir / render.ROLE_CONF, text, config.owner)
+        render.write_file(config.data_dir / render.ROLE_CONF, text, config.owner, durably=False)
 
     async def stop(self, immediate: bool) -> None:
         """See the port."""
