@@ -85,11 +85,15 @@ def test_people_get_the_connection_strings_and_what_to_try(
     members = [{"name": "n1", "api_url": "http://127.0.0.1:8008"}]
     ready = {"dsn": "host=h port=1", "dsn_ro": "host=h port=2", "directory": "/srv/x"}
     printer = PrettyPrinter()
-    printer.show(own_event("primary", "n2 was appointed [term 4]", member="n2"))
+    for member in ("n1", "n3"):
+        printer.show(own_event("election", "n1 is gone", member=member))
+    appointed = own_event("primary", "n2 was appointed [term 4]", member="n2", outage_ms=123)
+    printer.show(appointed)
     printer.show(own_event("ready", "writes are accepted", members=members, **ready))
     printer.close()
     out = capsys.readouterr().out
-    assert "n2 was appointed [term 4]" in out
+    assert "n2 was appointed [term 4] (writes were out for 123 ms)" in out
+    assert out.count("n1 is gone") == 1
     assert 'psql "host=h port=1"' in out
     assert "host=h port=2" in out
     assert "http://127.0.0.1:8008" in out

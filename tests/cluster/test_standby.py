@@ -10,10 +10,19 @@ from tests.cluster.faults import (
     some,
 )
 from tests.cluster.processes import send
-from tests.cluster.trial import Trials
+from tests.cluster.trial import Trial, Trials
 
 # With three nodes the other standby acknowledges: this is the noise of a busy machine.
 NOISE = 1.0
+# For a failover, far above the goals of the benchmark.
+SLACK = 10.0
+
+
+def assert_followed(trial: Trial, standby: str) -> None:
+    """It came back with the data that it had, and nobody was elected meanwhile."""
+    assert set(trial.rejoined(standby)) <= {"follow"}
+    assert not trial.events("set_aside")
+    assert not trial.events("primary")
 
 
 def test_f_a_standby_killed(trials: Trials) -> None:
@@ -23,8 +32,7 @@ def test_f_a_standby_killed(trials: Trials) -> None:
         trial.wait_writes(fault, count=400)
         assert trial.outage(fault).gap < NOISE
         assert cluster.wait_healthy() == trial.primary
-        trial.wait_rejoined(standby, "follow")
-        assert trial.rejoined(standby) == ["follow"]
+        assert_followed(trial, standby)
 
 
 def test_f_postgres_of_a_standby_killed(trials: Trials) -> None:
@@ -34,7 +42,7 @@ def test_f_postgres_of_a_standby_killed(trials: Trials) -> None:
         trial.wait_writes(fault, count=400)
         assert trial.outage(fault).gap < NOISE
         assert cluster.wait_healthy() == trial.primary
-        trial.wait_rejoined(standby, "follow")
+        assert_followed(trial, standby)
 
 
 def test_f_a_standby_frozen(trials: Trials) -> None:
@@ -58,5 +66,6 @@ def test_i_the_primary_killed_while_a_standby_is_away(trials: Trials) -> None:
             trial.wait_writes(time.monotonic())
             fault = kill_postgres(cluster, trial.primary)
             trial.wait_writes(fault, timeout=60)
+            assert trial.outage(fault).gap < SLACK
         cluster.wait_healthy()
         assert trial.events("rule"), "the rule was shrunk before the standby went"

@@ -7,6 +7,7 @@ import os
 import pwd
 import resource
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -112,7 +113,7 @@ class Postgres:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)
             if self._process.poll() is None:
-                self._process.send_signal(3)  # SIGQUIT: immediate
+                self._process.send_signal(signal.SIGQUIT)
                 self._process.wait(30)
 
     def dsn(self, address: Address, **more: str) -> str:
@@ -185,7 +186,8 @@ def message(kind: str, body: bytes) -> bytes:
 class Fake:
     """A TCP server that welcomes a StartupMessage as PostgreSQL does, then echoes. With
     `behaviour` "silent" it answers nothing, with "closes" it hangs up, with "starting" it says
-    that it is starting up, with "deaf" it welcomes and then reads nothing."""
+    that it is starting up, with "refuses TLS" it answers an SSLRequest with "no", with "deaf" it
+    welcomes and then reads nothing."""
 
     def __init__(self, name: str = "", behaviour: str = "echo") -> None:
         self.name = name
@@ -217,6 +219,10 @@ class Fake:
         first = await reader.read(1000)
         self.received.append(first)
         if self.behaviour == "silent":
+            await reader.read()
+            return
+        if self.behaviour == "refuses TLS" and first == SSL_REQUEST:
+            writer.write(b"N")
             await reader.read()
             return
         if self.behaviour == "starting":
@@ -536,42 +542,66 @@ async def test_a_server_that_dies_closes_its_clients(stage: Staging) -> None:
 # --- cancel requests ---------------------------------------------------------------------------
 
 
-async def cancelled(postgres: Postgres, connection: psycopg.AsyncConnection, old: bool) -> None:
+async def cancelled(postgres: Postgres, connection: psycopg.AsyncConnection) -> None:
+    """Cancel as libpq 17 and later do, with the connection's own sslmode."""
     work = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
     await eventually(lambda: postgres.sql(SLEEPERS) == [(1,)])
-    if old:
-        await asyncio.to_thread(connection.cancel)
-    else:
-        await connection.cancel_safe()
+    await connection.cancel_safe()
     with pytest.raises(psycopg.errors.QueryCanceled):
         await within(work)
     await connection.execute("SELECT 1")
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["PQcancel", "PQcancelBlocking"])
-async def test_cancel_on_the_read_write_port(stage: Staging, postgres: Postgres, old: bool) -> None:
+@contextlib.asynccontextmanager
+async def psql_sleeping(
+    postgres: Postgres, address: Address, sslmode: str = "prefer"
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A psql that cancels at SIGINT as libpq before 17 does: in the clear, on one connection."""
+    process = await asyncio.create_subprocess_exec(
+        *(str(BIN / "psql"), "-X", "-d", postgres.dsn(address, sslmode=sslmode)),
+        *("-c", "SELECT pg_sleep(60)"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        await eventually(lambda: postgres.sql(SLEEPERS) == [(1,)])
+        yield process
+        process.send_signal(signal.SIGINT)
+        _, errors = await within(process.communicate())
+        assert b"canceling statement due to user request" in errors
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_cancel_on_the_read_write_port(stage: Staging, postgres: Postgres) -> None:
     s = await stage()
     s.gate.set_routes(Routes(postgres.address, 1))
     async with await connect(postgres, s.gate.rw_address) as connection:
-        await cancelled(postgres, connection, old)
+        await cancelled(postgres, connection)
+    async with psql_sleeping(postgres, s.gate.rw_address):
+        pass
+    async with psql_sleeping(postgres, s.gate.rw_address):
         s.gate.set_routes(Routes(None, 1))
-        await cancelled(postgres, connection, old=True)
-    assert s.gate.counters().cancels == 2
+    assert s.gate.counters().cancels == 3
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["PQcancel", "PQcancelBlocking"])
+@pytest.mark.parametrize("sslmode", ["disable", "prefer"])
 async def test_cancel_on_the_read_only_port_finds_its_standby(
-    stage: Staging, postgres: Postgres, old: bool
+    stage: Staging, postgres: Postgres, sslmode: str
 ) -> None:
     s = await stage()
-    other = await s.fake("other")
-    s.gate.set_routes(Routes(None, 1, (other.address,)))
-    blocker = await s.raw(ro=True)
-    await blocker.welcome()
-    s.gate.set_routes(Routes(None, 1, (other.address, postgres.address)))
-    async with await connect(postgres, s.gate.ro_address, sslmode="disable") as connection:
-        await cancelled(postgres, connection, old)
-    assert other.connections == 1
+    other = await s.fake("other", "refuses TLS")
+    s.gate.set_routes(Routes(None, 1, (postgres.address,)))
+    async with await connect(postgres, s.gate.ro_address, sslmode=sslmode) as connection:
+        s.gate.set_routes(Routes(None, 1, (other.address, postgres.address)))
+        await cancelled(postgres, connection)
+    s.gate.set_routes(Routes(None, 1, (postgres.address,)))
+    async with psql_sleeping(postgres, s.gate.ro_address, sslmode):
+        s.gate.set_routes(Routes(None, 1, (other.address, postgres.address)))
+    requests = [wire.parse(packet) for packet in other.received]
+    assert all(request.kind is wire.Kind.NEGOTIATION for request in requests)
+    assert len(requests) == (sslmode == "prefer")
 
 
 async def test_cancel_finds_a_long_key_that_comes_in_pieces(stage: Staging) -> None:
@@ -595,9 +625,8 @@ async def test_cancel_of_a_tls_session_reaches_its_standby(
     other = await s.fake("other")
     with postgres.with_ssl():
         s.gate.set_routes(Routes(None, 1, (postgres.address,)))
-        async with await connect(postgres, s.gate.ro_address, sslmode="require") as connection:
+        async with psql_sleeping(postgres, s.gate.ro_address, "require"):
             s.gate.set_routes(Routes(None, 1, (other.address, postgres.address)))
-            await cancelled(postgres, connection, old=True)
     assert other.connections == 1
 
 
@@ -614,7 +643,7 @@ async def test_ssl_request_passes_through(stage: Staging, postgres: Postgres) ->
     with postgres.with_ssl():
         async with await connect(postgres, s.gate.rw_address, sslmode="require") as connection:
             assert connection.pgconn.ssl_in_use
-            await cancelled(postgres, connection, old=False)
+            await cancelled(postgres, connection)
 
 
 # --- bulk data ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A breadth-first checker: every state within the bounds, and the shortest way to a broken one."""
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -70,7 +70,7 @@ def _search(
 
 
 @contextmanager
-def _no_garbage_collector() -> Iterator[None]:
+def _no_garbage_collector() -> Generator[None, None, None]:
     """States hold no cycles, and walking over a million of them again and again takes long."""
     gc.disable()
     try:

@@ -11,6 +11,7 @@ from typing import Any, TextIO, cast
 
 Event = Mapping[str, Any]
 _CHUNK_BYTES = 1 << 20
+_REPEATED_S = 2.0
 _STYLES = {
     "ready": "bold green",
     "primary": "bold",
@@ -96,6 +97,7 @@ class PrettyPrinter:
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
         self._status = self._console.status("starting") if self._console.is_terminal else None
         self._dead = False
+        self._said: dict[tuple[str, str], float] = {}
 
     def show(self, event: Event) -> None:
         """Print an event."""
@@ -108,13 +110,26 @@ class PrettyPrinter:
             return
         if kind in ("ready", "stopped") and self._status is not None:
             self._status.stop()
+        if self._was_said(kind, why):
+            return
         clock = time.strftime("%H:%M:%S", time.localtime(float(event.get("ts") or time.time())))
         who = str(event.get("member") or event.get("process") or "")
         text = Text(f"{clock}  {who:<8}  ")
         text.append(f"{kind.replace('_', ' '):<12}", style=_STYLES.get(kind, "cyan"))
-        self._print(text.append(f"  {why}"))
+        outage_ms = event.get("outage_ms")
+        outage = f" (writes were out for {outage_ms} ms)" if outage_ms else ""
+        self._print(text.append(f"  {why}{outage}"))
         for line in _epilogue(event) if kind == "ready" else ():
             self._print(Text(line))
+
+    def _was_said(self, kind: str, why: str) -> bool:
+        """Whether another member has said the same just now."""
+        now = time.monotonic()
+        if now - self._said.get((kind, why), -_REPEATED_S) < _REPEATED_S:
+            return kind not in ("started", "exited")
+        self._said = {k: at for k, at in self._said.items() if now - at < _REPEATED_S}
+        self._said[kind, why] = now
+        return False
 
     def close(self) -> None:
         """Give the terminal back."""

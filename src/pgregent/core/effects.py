@@ -68,10 +68,12 @@ class ApplyRule:
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """Commit on a connection opened now and see it acknowledged without a warning."""
+    """Commit on a connection opened now and see it acknowledged without a warning. `number`
+    tells it from an earlier one under the same rule."""
 
     rule: Rule
     term: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

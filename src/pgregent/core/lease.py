@@ -11,16 +11,15 @@ def grant_for(state: State) -> int:
 
 
 def authority_until(state: State) -> float | None:
-    """When this primary's authority ends; None: no end, since nobody else can be appointed.
+    """When this primary's authority ends; None: no end, since nobody else can be appointed while
+    a rule that only this writer satisfies is the one in force.
 
     Authority is a linearizable read that showed this member in office, or grants of k members of
     a rule: k unsealed members leave fewer than the |members| - k + 1 that an election needs.
     """
     register = state.register
     assert register is not None
-    if state.settings.synchronous and any(
-        rule.k == 0 and rule.writer == state.me for rule in register.rules
-    ):
+    if state.settings.synchronous and register.rule.k == 0:
         return None
     newest = max([state.read_at, *(_granted_at(state, register, i) for i in _rules(register))])
     return newest + state.settings.lease
@@ -32,7 +31,7 @@ def _rules(register: Register) -> range:
 
 def _granted_at(state: State, register: Register, index: int) -> float:
     rule = register.rules[index]
-    if rule.k == 0:
+    if rule.k == 0 or rule.writer != state.me:
         return float("-inf")
     granted: list[float] = []
     for member in rule.members:

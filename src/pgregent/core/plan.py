@@ -6,11 +6,13 @@ from pgregent.core.effects import (
     ApplyRule,
     Barrier,
     Clone,
+    Follow,
     Initdb,
     PostgresEffect,
     Probe,
     Promote,
     Rewind,
+    Seal,
     Start,
     Stop,
     WriteRegister,
@@ -49,6 +51,11 @@ def do(state: State, effect: PostgresEffect, *, preempt: bool = False) -> bool:
         # From here on the names may be empty, whatever becomes of the effect: only a CHECKPOINT
         # after the next reload makes the sync flag certain again.
         state.names_were_empty = state.names_were_empty or effect.rule.k == 0
+    if isinstance(effect, ApplyRule):
+        # Nothing is known of the rule in force until it is done, also if it fails.
+        state.applied = state.barriered = state.barrier = None
+    if isinstance(effect, Seal | Follow | Promote):
+        state.upstream, state.upstream_term = None, 0
     state.pg = effect
     state.out.append(effect)
     return True
@@ -57,7 +64,8 @@ def do(state: State, effect: PostgresEffect, *, preempt: bool = False) -> bool:
 def commit_barrier(state: State, rule: Rule, term: int) -> None:
     """Ask for a barrier under `rule`; one under another rule is abandoned, not cancelled."""
     if state.barrier is None or state.barrier.rule != rule or state.barrier.term != term:
-        state.barrier = Barrier(rule, term)
+        state.barriers += 1
+        state.barrier = Barrier(rule, term, state.barriers)
         state.out.append(state.barrier)
 
 

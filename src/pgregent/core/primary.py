@@ -225,7 +225,9 @@ def _in_election(state: State, register: Register) -> None:
     if postgres.state is PgState.PRIMARY and _may_reclaim(state, register):
         state.why = "an election has begun though it is alive: taking the office back"
         if postgres.answered_at > state.register_seen_at and state.applied is not None:
+            # Another barrier re-arms it, and shows that acknowledgements still come.
             state.reclaim_armed, state.reclaim_round = False, register.round
+            state.barriered = None
             write(state, cancel(register, f"{state.me.name} is alive and stays primary"))
         return
     gone = postgres.state in (PgState.PRIMARY, PgState.STOPPED)

@@ -10,6 +10,7 @@ from pgregent.core.election import (
     pre_vote,
     rank,
     suspicion,
+    vote_is_eligible,
     votes,
     wants_probe,
 )
@@ -152,6 +153,9 @@ def _make_anew(state: State, register: Register, how: Rejoin, because: str) -> N
 def seal_and_vote(state: State, register: Register) -> None:
     """Take no more WAL of earlier terms and say where one's log ends."""
     if state.vote is not None and state.vote.round == register.round:
+        eligible, reason = vote_is_eligible(state)
+        if eligible != state.vote.eligible:
+            state.vote = replace(state.vote, eligible=eligible, reason=reason)
         return
     match state.postgres.state:
         case PgState.PRIMARY:

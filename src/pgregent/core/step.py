@@ -61,7 +61,9 @@ from pgregent.core.view import Leaving, State
 FROZEN_AFTER = 0.5
 """Seconds without any event, though time ticks much faster: this process did not run."""
 DEADLINE_STEP = 0.25
-"""Seconds by which the deadline has to move before the guard is told."""
+DEADLINE_EVERY = 1.0
+"""The guard is told when the deadline has moved by the step, and every second in any case, since
+what an earlier agent told it, or whether it heard, is not known. Seconds."""
 
 
 def step(state: State, event: Event, now: float, epoch: float = 0.0) -> list[Effect]:
@@ -138,14 +140,18 @@ def _see(state: State, register: Register) -> None:
     if known is not None and register.seq <= known.seq:
         return
     if register.system_id and state.postgres.system_id not in ("", register.system_id):
-        state.why = "its data directory belongs to another cluster"
-        return
+        if known is None or known.term > 0:
+            state.why = "its data directory belongs to another cluster"
+            return
+        # It was creating the cluster when another member did: its directory was never in office.
+        state.durable = replace(state.durable, stage=Stage.CLONE)
     changed = known is None or (known.term, known.round, known.electing) != (
         register.term,
         register.round,
         register.electing,
     )
     state.durable = replace(state.durable, register=register)
+    state.seq_seen_at = state.now
     state.register_absent = False
     if changed:
         state.register_seen_at = state.now
@@ -162,7 +168,7 @@ def _register_read(
     known = state.register
     if register is None:
         state.register_absent = known is None
-        state.register_lost = known is not None and asked_at > state.register_seen_at
+        state.register_lost = known is not None and asked_at > state.seq_seen_at
     else:
         _see(state, register)
         newest = state.register
@@ -170,7 +176,7 @@ def _register_read(
         if register.seq == newest.seq:
             state.read_at = max(state.read_at, asked_at)
             state.register_lost = False
-        elif asked_at > state.register_seen_at + 1.0:
+        elif asked_at > state.seq_seen_at:
             state.register_lost = True
     for record in members:
         _member_read(state, record)
@@ -352,14 +358,17 @@ def _set_deadline(state: State) -> None:
     if register is None or register.term == 0:
         return
     at: float | None = None
-    if state.is_primary and (running is PgState.PRIMARY or isinstance(state.pg, Promote)):
+    promoting = isinstance(state.pg, Promote) or state.durable.promoting == register.term
+    if state.is_primary and (running is PgState.PRIMARY or promoting):
         at = authority_until(state)
         if at is not None and at <= state.now:
             return
     elif running not in (PgState.STANDBY, PgState.STOPPED):
         return
-    if at == state.deadline:
-        return
-    if at is None or state.deadline is None or at - state.deadline >= DEADLINE_STEP:
-        state.deadline = at
+    told = state.now - state.deadline_told_at < DEADLINE_EVERY
+    moved = at != state.deadline and (
+        at is None or state.deadline is None or at - state.deadline >= DEADLINE_STEP
+    )
+    if moved or not told:
+        state.deadline, state.deadline_told_at = at, state.now
         state.out.append(Deadline(at))

@@ -85,6 +85,8 @@ class State:
     register_lost: bool = False
     """The DCS shows nothing, or less than the copy on this member's disk."""
     register_seen_at: float = float("-inf")
+    """When the register's term, round or election was last seen to change."""
+    seq_seen_at: float = float("-inf")
     written_seq: int = -1
     """The newest seq that a CAS of this agent produced since its PostgreSQL last stopped."""
 
@@ -109,6 +111,7 @@ class State:
     applied: Rule | None = None
     names_were_empty: bool = True
     barriered: Rule | None = None
+    barriers: int = 0
     opened: bool = False
     reclaim_armed: bool = True
     """A barrier was acknowledged since the office was last taken back."""
@@ -135,6 +138,7 @@ class State:
     leaving: Leaving = Leaving.NO
     exiting: bool = False
     deadline: float | None = None
+    deadline_told_at: float = float("-inf")
     beat: int = 0
     sent_at: dict[int, float] = field(default_factory=dict[int, float])
     published: Record | None = None

@@ -1,0 +1,451 @@
+"""A nasty PostgreSQL: what docs on its hazards say, in virtual time.
+
+WAL is a list of records that are on disk; a follower's log is a prefix of its upstream's or has
+diverged. A reload is taken over late, and by every process at a time of its own.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pgregent.core.types import PgState, Position, Postgres, Walsender
+from tests.sim.world import Proc, Signal
+
+if TYPE_CHECKING:
+    from tests.sim.node import Node
+
+START_LSN = 1000
+RECEIVER_TIMEOUT = 10.0
+RETRY = 0.1
+
+
+@dataclass(eq=False, slots=True)
+class Wal:
+    """One record; its identity is its content. `lsn` is its end."""
+
+    timeline: int
+    lsn: int
+    write: int | None = None
+    """The number of the commit that it is, if it is one."""
+
+
+@dataclass
+class Conf:
+    """The configuration file as it is on disk."""
+
+    label: str = ""
+    names: str = ""
+    upstream: str | None = None
+
+
+@dataclass
+class Disk:
+    """A data directory."""
+
+    exists: bool = False
+    usable: bool = True
+    system_id: str = ""
+    log: list[Wal] = field(default_factory=list[Wal])
+    histories: dict[int, bool] = field(default_factory=dict[int, bool])
+    """Timeline -> whether the history file is a real one (False: a stub)."""
+    control_timeline: int = 1
+    segment: tuple[int, int] = (0, 0)
+    """(timeline, lsn): a segment file of a newer timeline that holds none of its records yet."""
+    clean: bool = False
+    checkpoint_lsn: int = 0
+    slots: set[str] = field(default_factory=set[str])
+    conf: Conf = field(default_factory=Conf)
+    standby: bool = True
+
+    @property
+    def end(self) -> int:
+        return self.log[-1].lsn if self.log else START_LSN
+
+    @property
+    def position(self) -> Position:
+        timeline = self.log[-1].timeline if self.log else 1
+        if self.segment[1] == self.end:
+            timeline = max(timeline, self.segment[0])
+        return Position(timeline, self.end)
+
+    def writes(self) -> set[int]:
+        return {r.write for r in self.log if r.write is not None}
+
+    def remove_late_stubs(self) -> None:
+        newest = max((n for n, real in self.histories.items() if real), default=1)
+        self.histories = {n: real for n, real in self.histories.items() if n <= newest}
+
+
+def parse_names(names: str) -> tuple[int, frozenset[str]]:
+    """`ANY k ("a", "b")` as (k, labels)."""
+    found = re.fullmatch(r"ANY (\d+) \((.*)\)", names)
+    if found is None:
+        return 0, frozenset()
+    return int(found[1]), frozenset(n.strip().strip('"').lower() for n in found[2].split(","))
+
+
+def extends(shorter: list[Wal], longer: list[Wal]) -> bool:
+    """Whether the second log begins with the first (a record's predecessors are always its own)."""
+    return not shorter or (len(longer) >= len(shorter) and longer[len(shorter) - 1] is shorter[-1])
+
+
+class Link:
+    """A walsender and the walreceiver that it feeds."""
+
+    def __init__(self, upstream: "Server", standby: "Server", label: str) -> None:
+        self.upstream, self.standby, self.label = upstream, standby, label
+        self.world = upstream.world
+        self.names = upstream.names
+        self.flush = 0
+        self.sending = self.receiving = True
+        self._sent = len(standby.disk.log)
+        self._arrives = self._replies = 0.0
+        self._reply()
+
+    def pump(self) -> None:
+        """Send what was flushed since."""
+        if self.sending and len(self.upstream.disk.log) > self._sent:
+            self._sent = len(self.upstream.disk.log)
+            at = max(self._arrives, self.world.now + self.world.between(0.0002, 0.005))
+            self._arrives = at
+            self.world.call(at - self.world.now, self.standby.proc, self._arrive, self._sent)
+
+    def _arrive(self, count: int) -> None:
+        if not self.receiving:
+            return
+        if not self.world.net.open("sql", self.upstream.node.name, self.standby.node.name):
+            self.world.call(0.1, self.standby.proc, self._arrive, count)
+            return
+        log = self.standby.disk.log
+        news = self.upstream.disk.log[len(log) : count]
+        if not news:
+            return
+        if not extends(log, self.upstream.disk.log):
+            self.close()
+            return
+        log.extend(news)
+        self.standby.received()
+        self._reply()
+
+    def _reply(self) -> None:
+        at = max(self._replies, self.world.now + self.world.between(0.0002, 0.005))
+        self._replies = at
+        lsn = self.standby.disk.end
+        self.world.call(at - self.world.now, self.upstream.proc, self._replied, lsn)
+
+    def _replied(self, lsn: int) -> None:
+        if not self.sending:
+            return
+        if not self.world.net.open("sql", self.standby.node.name, self.upstream.node.name):
+            self.world.call(0.1, self.upstream.proc, self._replied, lsn)
+            return
+        self.flush = max(self.flush, lsn)
+        self.upstream.flushed_by(self)
+
+    def close(self, silently: bool = False) -> None:
+        """One side ended: the other notices by FIN, or (silently) only by its timeout."""
+        after = RECEIVER_TIMEOUT if silently else self.world.between(0.0005, 0.01)
+        self.world.call(after, self.upstream.proc, self._sender_ends)
+        self.world.call(after, self.standby.proc, self._receiver_ends)
+
+    def end_receiver(self) -> None:
+        """The standby's side ends now."""
+        self._receiver_ends()
+        self.close()
+
+    def _sender_ends(self) -> None:
+        self.sending = False
+        if self in self.upstream.senders:
+            self.upstream.senders.remove(self)
+
+    def _receiver_ends(self) -> None:
+        self.receiving = False
+        if self.standby.receiver is self:
+            self.standby.receiver = None
+            self.standby.retry_soon(self.world.between(0.005, RETRY))
+
+
+class Server:
+    """One run of PostgreSQL on a data directory."""
+
+    def __init__(self, node: "Node", number: int) -> None:
+        self.node, self.world, self.disk = node, node.world, node.disk
+        self.number = number
+        self.proc = Proc(f"{node.name} postgres")
+        self.state = PgState.STARTING
+        self.names = parse_names(self.disk.conf.names)
+        self.names_text = self.disk.conf.names
+        self.flag = bool(self.disk.conf.names)
+        """sync_standbys_defined: only the checkpointer sets it."""
+        self.upstream: str | None = self.disk.conf.upstream
+        self.label = self.disk.conf.label
+        self.senders: list[Link] = []
+        self.receiver: Link | None = None
+        self.waiting: list[tuple[Wal, Callable[[], None]]] = []
+        self.released = 0
+        self.reload_lsn = 0
+        self.replayed = START_LSN
+        self.paused = False
+        self.settled = False
+        self.hung = False
+        self.stopping = False
+        self.promoting = False
+        self.timeline = 0
+        self.blocked_replay_until = 0.0
+        self.disk.clean = False
+        self.world.call(self.world.between(0.02, 0.4), self.proc, self._booted)
+
+    @property
+    def alive(self) -> bool:
+        return self.proc.alive
+
+    @property
+    def answers(self) -> bool:
+        """Whether a fresh connection would be answered now."""
+        running = self.state in (PgState.STANDBY, PgState.PRIMARY)
+        return self.alive and running and not self.proc.frozen and not self.hung
+
+    # --- starting and stopping -----------------------------------------------------------------
+
+    def _booted(self) -> None:
+        if not self.disk.usable:
+            self.die("recovery cannot find a valid checkpoint")
+            return
+        if self.disk.standby:
+            self.state = PgState.STANDBY
+            self.world.call(self.world.between(0.001, 0.05), self.proc, self._settle)
+        else:
+            self.state = PgState.PRIMARY
+            self.timeline = self.disk.position.timeline
+            self.replayed = self.disk.end
+            self.append()
+        self.node.say(f"postgres runs as {self.state.value} at {self.disk.position}")
+
+    def _settle(self) -> None:
+        self.settled = True
+        self.replayed = self.disk.end
+        self.disk.control_timeline = self.disk.log[-1].timeline if self.disk.log else 1
+        self.retry_soon(0.0)
+
+    def die(self, why: str, *, silently: bool = False) -> None:
+        """Every process of it is gone. Commits that waited are in the log, unacknowledged."""
+        if not self.proc.alive:
+            return
+        self.proc.alive = False
+        self.waiting.clear()
+        for link in [*self.senders, *([self.receiver] if self.receiver else [])]:
+            link.close(silently)
+        self.node.say(f"postgres ends: {why}")
+        if self.node.server is self:
+            self.node.server_ended(self, why)
+
+    def shut_down(self) -> Signal:
+        """A fast shutdown: sessions end, a checkpoint, and standbys get all of it first."""
+        done = Signal()
+        self.stopping = True
+        self.waiting.clear()
+        primary = self.state is PgState.PRIMARY
+        if primary:
+            self.disk.checkpoint_lsn = self.disk.end
+            self.append()
+        self.disk.control_timeline = max(self.disk.control_timeline, self.disk.position.timeline)
+        self._drain(primary, self.disk.end, self.world.now + 30.0, done)
+        return done
+
+    def _drain(self, primary: bool, end: int, limit: float, done: Signal) -> None:
+        behind = primary and any(link.flush < end for link in self.senders)
+        if behind and self.world.now < limit:
+            self.world.call(0.01, self.proc, self._drain, primary, end, limit, done)
+            return
+        self.disk.clean = not behind
+        self.die("shut down")
+        done.fire()
+
+    # --- configuration -------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """SIGHUP: every process takes the file over at a time of its own."""
+        self.world.call(self.world.between(0.0005, 0.01), self.proc, self._reloaded)
+
+    def _reloaded(self) -> None:
+        conf = self.disk.conf
+        self.names, self.names_text = parse_names(conf.names), conf.names
+        self.reload_lsn = self.disk.end
+        for link in self.senders:
+            self.world.call(self.world.between(0.0, 0.06), self.proc, self._adopt, link)
+        self.world.call(self.world.between(0.001, 0.4), self.proc, self.set_flag)
+        self.world.call(self.world.between(0.001, 0.03), self.proc, self._redirect)
+
+    def _adopt(self, link: Link) -> None:
+        link.names = self.names
+        self.flushed_by(link)
+
+    def set_flag(self) -> None:
+        """The checkpointer takes the names over; emptied, they release whoever waits."""
+        self.flag = bool(parse_names(self.disk.conf.names)[0])
+        if not self.flag:
+            self._release(self.disk.end)
+
+    def _redirect(self) -> None:
+        conf = self.disk.conf
+        same = (conf.upstream, conf.label) == (self.upstream, self.label)
+        self.upstream, self.label = conf.upstream, conf.label
+        if self.receiver is not None and not same:
+            self.receiver.end_receiver()
+        self.retry_soon(self.world.between(0.001, 0.04))
+
+    # --- a standby -----------------------------------------------------------------------------
+
+    def retry_soon(self, delay: float) -> None:
+        self.world.call(delay, self.proc, self._connect)
+
+    def _connect(self) -> None:
+        if self.state is not PgState.STANDBY or self.receiver or not self.upstream:
+            return
+        if not self.settled or self.stopping or self.promoting:
+            return
+        up = self.node.cluster[self.upstream].server
+        if up is None or not self._may_stream(up):
+            self.retry_soon(RETRY * (0.5 + self.world.random.random()))
+            return
+        self.receiver = Link(up, self, self.label.lower())
+        up.senders.append(self.receiver)
+        log, theirs = self.disk.log, up.disk.log
+        newest = up.disk.position.timeline
+        following = theirs[len(log)].timeline if len(theirs) > len(log) else newest
+        if following > self.disk.position.timeline:
+            self.disk.segment = (following, self.disk.end)
+        for n, real in up.disk.histories.items():
+            self.disk.histories[n] = self.disk.histories.get(n, False) or real
+        self.receiver.pump()
+
+    def _may_stream(self, up: "Server") -> bool:
+        world, names = self.world, (self.node.name, up.node.name)
+        running = up.answers and not up.stopping and up.disk.system_id == self.disk.system_id
+        if not running or not world.net.both("sql", *names):
+            return False
+        slot = self.node.name
+        if slot not in up.disk.slots or any(s.standby.node is self.node for s in up.senders):
+            return False
+        return extends(self.disk.log, up.disk.log)
+
+    def received(self) -> None:
+        """WAL was flushed here: replay follows, and cascading standbys get it."""
+        delay = self.world.between(0.0, 0.02)
+        self.world.call(delay, self.proc, self._replay, self.disk.end)
+        for link in self.senders:
+            link.pump()
+
+    def _replay(self, lsn: int) -> None:
+        if not self.paused:
+            self.replayed = max(self.replayed, lsn)
+
+    def request_promotion(self) -> None:
+        """It cannot be recalled, and it is done when replay is; nobody has to wait for it."""
+        if not self.promoting:
+            self.promoting = True
+            if self.receiver is not None:
+                self.receiver.end_receiver()
+            self.world.call(self.world.between(0.001, 0.15), self.proc, self._promote)
+
+    def _promote(self) -> None:
+        if self.paused:
+            self.die("recovery aborted because of insufficient parameter settings")
+            return
+        disk = self.disk
+        known = [n for n, real in disk.histories.items() if real]
+        newest = max([disk.position.timeline, *known])
+        self.timeline = newest + 1
+        while self.timeline in disk.histories:
+            self.timeline += 1
+        self.parent, self.start = disk.position.timeline, disk.end
+        disk.histories[self.timeline] = True
+        self.world.call(self.world.between(0.0005, 0.005), self.proc, self._promoted)
+
+    def _promoted(self) -> None:
+        self.replayed = self.disk.end
+        self.state = PgState.PRIMARY
+        self.disk.standby = False
+        self.append()
+        self.node.say(f"postgres is promoted to timeline {self.timeline}")
+        self.world.call(self.world.between(0.1, 1.0), self.proc, self.checkpoint)
+
+    # --- a primary -----------------------------------------------------------------------------
+
+    def append(self, write: int | None = None) -> Wal:
+        """Put one record into WAL and flush it."""
+        record = Wal(self.timeline, self.disk.end + self.world.random.randrange(50, 150), write)
+        self.disk.log.append(record)
+        self.replayed = record.lsn
+        self.node.checker.wrote(self.node, record)
+        for link in self.senders:
+            link.pump()
+        return record
+
+    def commit(self, write: int, acknowledged: Callable[[], None]) -> bool:
+        """Commit; `acknowledged` is called if and when the client is told. Whether it was begun."""
+        if self.state is not PgState.PRIMARY or self.stopping or not self.alive:
+            return False
+        record = self.append(write)
+
+        def acknowledge() -> None:
+            self.node.checker.acknowledged(self.node, record)
+            acknowledged()
+
+        if not self.flag or record.lsn <= self.released:
+            acknowledge()
+        else:
+            self.waiting.append((record, acknowledge))
+        return True
+
+    def flushed_by(self, link: Link) -> None:
+        """A standby's reply: its walsender lets commits through, by its own idea of the names."""
+        if link.flush > self.reload_lsn:
+            link.names = self.names
+        k, labels = link.names
+        if k == 0 or link.label not in labels or not link.sending:
+            return
+        counted = sorted((s.flush for s in self.senders if s.label in labels), reverse=True)
+        if len(counted) >= k:
+            self._release(counted[k - 1])
+
+    def _release(self, lsn: int) -> None:
+        self.released = max(self.released, lsn)
+        if self.state is PgState.PRIMARY:
+            through = [w for w in self.waiting if w[0].lsn <= self.released]
+            self.waiting = [w for w in self.waiting if w[0].lsn > self.released]
+            for _, acknowledge in through:
+                acknowledge()
+
+    def checkpoint(self) -> None:
+        """CHECKPOINT: the control file and the checkpointer's flag are up to date."""
+        self.disk.control_timeline = self.disk.position.timeline
+        if bool(parse_names(self.disk.conf.names)[0]) != self.flag:
+            self.set_flag()
+
+    # --- looking -------------------------------------------------------------------------------
+
+    def look(self, answered_at: float) -> Postgres:
+        """What SQL on a kept connection shows."""
+        disk = self.disk
+        if self.state is PgState.PRIMARY:
+            return Postgres(
+                PgState.PRIMARY,
+                Position(self.timeline, disk.end),
+                disk.end,
+                walsenders=tuple(Walsender(s.label, True, s.flush) for s in self.senders),
+                answered_at=answered_at,
+                system_id=disk.system_id,
+            )
+        streaming = self.receiver is not None
+        return Postgres(
+            PgState.STANDBY,
+            disk.position if self.settled else None,
+            self.replayed,
+            streaming=streaming,
+            upstream_timeline=disk.position.timeline if streaming else 0,
+            replay_paused=self.paused,
+            answered_at=answered_at,
+            system_id=disk.system_id,
+        )

@@ -1,0 +1,172 @@
+"""Virtual time: one heap of events, one source of chance, processes that die and freeze, a network."""
+
+import heapq
+import random
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pgregent.core.errors import Refused, Unavailable
+
+Work = Generator[Any, Any, Any]
+"""What a process does: it yields seconds to sleep, or a Signal to wait for."""
+
+
+class Proc:
+    """A process. What is scheduled for a dead one is dropped, for a frozen one held back."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.alive = True
+        self.frozen = 0
+        self.held: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+
+
+class Signal:
+    """Fired once, with a value; whoever waits for it goes on."""
+
+    def __init__(self) -> None:
+        self.fired = False
+        self.value: Any = None
+        self._waiting: list[Callable[[Any], None]] = []
+
+    def fire(self, value: Any = None) -> None:
+        if not self.fired:
+            self.fired, self.value = True, value
+            for resume in self._waiting:
+                resume(value)
+
+    def wait(self, resume: Callable[[Any], None]) -> None:
+        if self.fired:
+            resume(self.value)
+        else:
+            self._waiting.append(resume)
+
+
+@dataclass
+class Rates:
+    """How often what goes wrong by itself, as probabilities."""
+
+    effect_fails: float = 0.0
+    answer_lost: float = 0.0
+    cas_unknown: float = 0.0
+    cas_fails: float = 0.0
+    message_lost: float = 0.0
+    crash_in_step: float = 0.0
+    slow: float = 0.0
+
+
+@dataclass
+class Net:
+    """Which ways are blocked: (kind, from, to); kinds: "peers", "sql", "dcs"."""
+
+    blocked: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
+
+    def open(self, kind: str, source: str, target: str) -> bool:
+        return (kind, source, target) not in self.blocked
+
+    def both(self, kind: str, a: str, b: str) -> bool:
+        return self.open(kind, a, b) and self.open(kind, b, a)
+
+
+class World:
+    """Everything that happens, in order."""
+
+    def __init__(self, seed: int | str) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.now = 100.0
+        self.rates = Rates()
+        self.net = Net()
+        self.trace: list[tuple[float, str, str]] = []
+        self.events = 0
+        self.stop = False
+        self._heap: list[tuple[float, int, Proc | None, Callable[..., None], tuple[Any, ...]]] = []
+        self._count = 0
+
+    def say(self, who: str, what: str) -> None:
+        """Keep a line for people."""
+        self.trace.append((self.now, who, what))
+
+    def call(self, delay: float, proc: Proc | None, fn: Callable[..., None], *args: Any) -> None:
+        """Have `proc` do it in `delay` seconds."""
+        self._count += 1
+        heapq.heappush(self._heap, (self.now + max(0.0, delay), self._count, proc, fn, args))
+
+    def run(self, until: float, done: Callable[[], bool] = lambda: False) -> bool:
+        """Let things happen until the time or until `done`; whether it was done."""
+        while self._heap and not self.stop:
+            at, _, proc, fn, args = self._heap[0]
+            if at > until:
+                break
+            heapq.heappop(self._heap)
+            self.now = at
+            if proc is not None:
+                if not proc.alive:
+                    continue
+                if proc.frozen:
+                    proc.held.append((fn, args))
+                    continue
+            self.events += 1
+            fn(*args)
+            if done():
+                return True
+        self.now = max(self.now, until)
+        return done()
+
+    def thaw(self, proc: Proc) -> None:
+        """Let a frozen process go on with what was held back, in order."""
+        proc.frozen -= 1
+        if proc.frozen == 0:
+            held, proc.held = proc.held, []
+            for fn, args in held:
+                self.call(0.0, proc, fn, *args)
+
+    def chance(self, probability: float) -> bool:
+        return probability > 0 and self.random.random() < probability
+
+    def between(self, low: float, high: float) -> float:
+        """A duration: mostly short; now and then, at the rate `slow`, many times as long."""
+        duration = low + (high - low) * self.random.random() ** 2
+        return duration * 10 if self.chance(self.rates.slow) else duration
+
+
+class Task:
+    """A piece of work under way in a process. Cancelled, it stops at its next yield."""
+
+    def __init__(
+        self,
+        world: World,
+        proc: Proc,
+        work: Work,
+        done: Callable[[Any, Exception | None], None],
+        fails: float = 0.0,
+    ) -> None:
+        self._world, self._proc, self._work, self._done = world, proc, work, done
+        self._fails = fails
+        self.cancelled = False
+        self._resume(None)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def _resume(self, value: Any) -> None:
+        if self.cancelled:
+            self._work.close()
+            return
+        try:
+            if self._fails and self._world.random.random() < self._fails:
+                given = self._work.throw(Unavailable("postgres", "a fault of the simulator"))
+            else:
+                given = self._work.send(value)
+        except StopIteration as stop:
+            self.cancelled = True
+            self._done(stop.value, None)
+        except (Refused, Unavailable) as error:
+            self.cancelled = True
+            self._done(None, error)
+        else:
+            if isinstance(given, Signal):
+                given.wait(lambda v: self._world.call(0.0, self._proc, self._resume, v))
+            else:
+                self._world.call(given, self._proc, self._resume, None)
