@@ -217,8 +217,7 @@ class Server:
             self.world.call(self.world.between(0.001, 0.05), self.proc, self._settle)
         else:
             self.state = PgState.PRIMARY
-            self.timeline = self.disk.position.timeline
-            self.replayed = self.disk.end
+            self.timeline = self.disk.log[-1].timeline if self.disk.log else 1
             self.append()
         self.node.say(f"postgres runs as {self.state.value} at {self.disk.position}")
 

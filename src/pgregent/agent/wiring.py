@@ -108,8 +108,6 @@ def _make_state_dir(server: ServerConfig) -> None:
             raise Refused(f"cannot create {directory}: {error.strerror}") from error
     if server.owner is not None:
         os.chown(server.log_file.parent, server.owner.uid, server.owner.gid)
-        if server.data_dir.parent.stat().st_uid != server.owner.uid:
-            os.chown(server.data_dir.parent, server.owner.uid, server.owner.gid)
 
 
 def _settings(config: AgentConfig) -> Settings:

@@ -16,6 +16,13 @@ _WRITE_TIMEOUT_S = 5.0
 _WRITE = "CREATE TEMP TABLE pgregent_ready () ON COMMIT DROP"
 
 
+def is_redundant(cluster: ClusterDir, statuses: Statuses) -> bool:
+    """Whether commits wait for a standby already, or there is none that they could wait for."""
+    register = statuses.best["register"] if statuses.best else None
+    rules = register["rules"] if register else ()
+    return len(cluster.nodes) == 1 or bool(rules and rules[-1]["k"])
+
+
 async def make_ready(cluster: ClusterDir, statuses: Statuses) -> str | None:
     """None when the application can write through the entry point, else what is waited for."""
     best = statuses.best

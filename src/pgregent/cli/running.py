@@ -10,11 +10,12 @@ from typing import Any
 from pgregent.cli import processes
 from pgregent.cli.cluster_dir import ClusterDir
 from pgregent.cli.events import Event, EventFile, Printer, own_event
-from pgregent.cli.ready import make_ready
+from pgregent.cli.ready import is_redundant, make_ready
 from pgregent.cli.statuses import Status, Statuses, fetch_statuses
 from pgregent.cli.supervise import EXIT_BAD_INPUT, Spec, Supervised
 
 _TAIL_POLL_S = 0.05
+_REDUNDANCY_TIMEOUT_S = 30.0
 _STATUS_POLL_S = 0.2
 _STOP_TIMEOUT_S = 60.0
 _GATE_STOP_TIMEOUT_S = 5.0
@@ -130,6 +131,9 @@ class Running:
         while True:
             statuses = await fetch_statuses(self._cluster)
             waiting_for = await make_ready(self._cluster, statuses)
+            patient = time.monotonic() - started < _REDUNDANCY_TIMEOUT_S
+            if waiting_for is None and patient and not is_redundant(self._cluster, statuses):
+                waiting_for = "writes are accepted; waiting for a standby to confirm them"
             if waiting_for is None:
                 self._printer.show(ready_event(self._cluster, statuses, started))
                 return

@@ -348,15 +348,19 @@ class LocalServer:
     def _fresh_dir(self) -> Path:
         return self.config.data_dir.with_name(self.config.data_dir.name + ".new")
 
-    def _clear_fresh(self) -> None:
+    def _make_fresh_dir(self) -> None:
+        """Empty and PostgreSQL's own, in a directory that need not be."""
         if self._fresh_dir.exists():
             shutil.rmtree(self._fresh_dir)
+        self._fresh_dir.mkdir(mode=0o700)
+        if (owner := self.config.owner) is not None:
+            os.chown(self._fresh_dir, owner.uid, owner.gid)
 
     async def initdb(self) -> str:
         """See the port."""
         config = self.config
         self._check_parent()
-        await self._files(self._clear_fresh)
+        await self._files(self._make_fresh_dir)
         pwfile = config.state_dir / "initdb.pw"
         render.write_file(pwfile, config.superuser.password + "\n", config.owner)
         try:
@@ -407,7 +411,7 @@ class LocalServer:
         config = self.config
         self._check_parent()
         await self._refuse_tablespaces(source)
-        await self._files(self._clear_fresh)
+        await self._files(self._make_fresh_dir)
         await tools.basebackup(
             config.bin_dir,
             self._fresh_dir,

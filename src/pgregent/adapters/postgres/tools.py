@@ -39,6 +39,11 @@ _libc = ctypes.CDLL(None)
 OnLine = Callable[[str], None]
 
 
+# Before these, backends that start before the checkpointer do not wait for standbys at all
+# ("Fix race with synchronous_standby_names at startup", 2025).
+MINOR_MIN = {14: 18, 15: 13, 16: 9, 17: 5}
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Version:
     """PostgreSQL's version, for example 15.20."""
@@ -152,6 +157,12 @@ def _check_bin_dir(bin_dir: Path) -> None:
         raise Refused(
             f"{bin_dir} holds PostgreSQL {version}; expected {MAJOR_MIN} to {MAJOR_MAX}: "
             "install one of these or name another bin folder."
+        )
+    if version.minor < MINOR_MIN.get(version.major, 0):
+        raise Refused(
+            f"{bin_dir} holds PostgreSQL {version}; expected {version.major}."
+            f"{MINOR_MIN[version.major]} or newer, since older ones can acknowledge a commit "
+            "without any standby just after a start: upgrade the server package."
         )
 
 

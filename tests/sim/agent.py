@@ -1,0 +1,355 @@
+"""The agent around the real core: agent/loop.py and agent/execute.py in virtual time."""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from pgregent.core.durability import standby_names, synchronous_standby_names
+from pgregent.core.effects import (
+    Announce,
+    ApplyRule,
+    Barrier,
+    CasAnswer,
+    Checkpoint,
+    Clone,
+    Created,
+    DcsFailed,
+    Deadline,
+    Done,
+    Effect,
+    Event,
+    Exit,
+    Failed,
+    Follow,
+    Initdb,
+    Observed,
+    PeerClosed,
+    PeerHeard,
+    PostgresEffect,
+    PostgresExited,
+    Probe,
+    Probed,
+    Promote,
+    Publish,
+    PutMember,
+    RegisterRead,
+    Rewind,
+    Seal,
+    Slots,
+    Start,
+    Stop,
+    Tick,
+    WriteRegister,
+)
+from pgregent.core.errors import Unavailable
+from pgregent.core.publish import serving
+from pgregent.core.step import step
+from pgregent.core.types import Incarnation, PgState, Record
+from pgregent.core.view import State
+from tests.sim.port import Port
+from tests.sim.world import Proc, Task, Work
+
+if TYPE_CHECKING:
+    from tests.sim.node import Node
+
+TICK = 0.05
+READ_EVERY = 1.0
+EPOCH = 1_700_000_000.0
+
+
+class SimAgent:
+    """One life of an agent."""
+
+    def __init__(self, node: "Node") -> None:
+        self.node, self.world = node, node.world
+        self.proc = Proc(f"{node.name} agent")
+        now = self.world.now
+        self.state = State(node.settings, node.store, started_at=now, now=now)
+        self.state.beat = int((EPOCH + now) * 1000)
+        self.port = Port(node)
+        self._events: deque[Event] = deque()
+        self._pg: Task | None = None
+        self._barrier: Task | None = None
+        self._put: Task | None = None
+        self._reading = False
+        self._read_again = False
+        self._read_timer = self._look_timer = 0
+        self._tick()
+        self._read()
+        self._look(0)
+        node.cluster_.dcs.watchers[node.name] = self._watched
+
+    # --- events --------------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        self._events.append(event)
+        self.world.call(self.world.random.random() * 0.0005, self.proc, self._handle)
+
+    def _handle(self) -> None:
+        event = self._events.popleft()
+        before = self.state.published
+        try:
+            effects = step(self.state, event, self.world.now, EPOCH + self.world.now)
+        except Exception as error:
+            self.node.checker.broken(f"{self.node.name}: the core raised {error!r}")
+            raise
+        changed = self.state.durable is not self.node.store
+        if changed and self._crashes():
+            return
+        self.node.store = self.state.durable
+        if effects and changed and self._crashes():
+            return
+        self.node.checker.stepped(self.node, self.state)
+        for effect in effects:
+            self._perform(effect)
+        if self.state.published is not before and isinstance(event, PeerHeard):
+            self._look_soon()
+
+    def _crashes(self) -> bool:
+        """Between a decision, its being on disk, and what follows from it."""
+        if self.world.chance(self.world.rates.crash_in_step):
+            self.node.kill_agent()
+            self.world.call(self.world.between(0.1, 4.0), None, self.node.start_agent)
+            return True
+        return False
+
+    def server_exited(self, why: str) -> None:
+        """The guard says so."""
+        self.port.gone()
+        if not self.port.stopping:
+            self.post(PostgresExited(why))
+
+    def peer_closed(self, name: str, positive: bool) -> None:
+        self.post(PeerClosed(name, positive))
+        self._look_soon()
+
+    def thawed(self) -> None:
+        """After a long sleep every channel turns out to be closed by the peers."""
+        for name in self.node.cluster:
+            if name != self.node.name and self.world.random.random() < 0.3:
+                self.peer_closed(name, True)
+
+    # --- effects -------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case WriteRegister():
+                asked_at = self.world.now
+                work = self.node.cluster_.dcs.cas(self.node.name, effect)
+                self._spawn(work, lambda r, e: self._cas_answered(effect, asked_at, r, e))
+            case Barrier():
+                if self._barrier is not None:
+                    self._barrier.cancel()
+                work = self.port.barrier(synchronous_standby_names(effect.rule))
+                fails = self.world.rates.effect_fails
+                self._barrier = Task(
+                    self.world, self.proc, work, lambda r, e: self._answered(effect, r, e), fails
+                )
+            case Slots(members):
+                self._spawn(self.port.keep_slots(members), lambda r, e: None)
+            case Probe(name):
+                self._spawn(self._probe(name), lambda r, e: self.post(r))
+            case Deadline(at):
+                number = self.node.starts
+                self._spawn(self.port.set_deadline(number, at), lambda r, e: None)
+            case Publish(record):
+                self.node.cluster_.channel.publish(record)
+            case PutMember(record):
+                if self._put is None or self._put.cancelled:
+                    work = self.node.cluster_.dcs.put(self.node.name, record)
+                    self._put = self._spawn(work, lambda r, e: None)
+            case Announce(event, why, term):
+                self.node.say(f"[{event}] {why} (term {term})")
+                self.node.checker.announced(self.node, effect)
+            case Exit():
+                self.node.quit()
+            case _:
+                self._postgres(effect)
+
+    def _spawn(self, work: Work, done: Any) -> Task:
+        return Task(self.world, self.proc, work, done)
+
+    def _postgres(self, effect: PostgresEffect) -> None:
+        if self._pg is not None:
+            self._pg.cancel()
+        fails = 0.0 if isinstance(effect, Stop) else self.world.rates.effect_fails
+        work = self._carry_out(effect)
+        self._pg = Task(
+            self.world, self.proc, work, lambda r, e: self._answered(effect, r, e), fails
+        )
+
+    def _answered(
+        self, effect: PostgresEffect | Barrier, result: Any, error: Exception | None
+    ) -> None:
+        lost = self.world.chance(self.world.rates.answer_lost)
+        if error is not None or lost:
+            looked = None if isinstance(effect, Barrier) else self.port.look()
+            self.post(Failed(effect, str(error or "the answer was lost"), looked))
+        else:
+            looked = None if isinstance(effect, Barrier) else self.port.look()
+            self.post(Done(effect, result, looked))
+
+    def _cas_answered(
+        self, effect: WriteRegister, asked_at: float, stored: bool | None, error: Exception | None
+    ) -> None:
+        if error is not None:
+            self.post(CasAnswer(effect, False, str(error)))
+            return
+        if not stored:
+            self._read()
+        self.post(CasAnswer(effect, stored, "", asked_at))
+
+    def _carry_out(self, effect: PostgresEffect) -> Work:
+        port, label = self.port, self.state.me.label
+        match effect:
+            case Start(_, rule, upstream, deadline):
+                names = standby_names() if rule is None else synchronous_standby_names(rule)
+                source = self._upstream(upstream) if upstream is not None else None
+                yield from port.start(label, names, source, rule is None, deadline)
+            case Stop(immediate):
+                yield from port.stop(immediate)
+            case Follow(upstream):
+                yield from port.follow(label, standby_names(), self._upstream(upstream))
+            case Seal(round_):
+                return (yield from port.seal(round_, standby_names()))
+            case Promote(term, rule):
+                return (yield from port.promote(term, synchronous_standby_names(rule)))
+            case ApplyRule(rule, checkpoint):
+                yield from port.apply_names(synchronous_standby_names(rule), checkpoint)
+            case Checkpoint():
+                yield from port.checkpoint()
+            case Initdb():
+                return Created((yield from port.initdb()))
+            case Rewind(source):
+                yield from port.rewind(self._upstream(source))
+            case Clone(source):
+                yield from port.clone(self._upstream(source))
+        return None
+
+    def _upstream(self, member: Incarnation) -> str:
+        peer = self.state.peers.get(member.name)
+        if peer is None or peer.record is None:
+            raise Unavailable("peer", f"the address of {member.name} is not known yet")
+        return member.name
+
+    def _probe(self, name: str) -> Work:
+        asked_at = self.world.now
+        yield self.world.between(0.0005, 0.01)
+        server = self.node.cluster[name].server
+        reachable = self.world.net.both("sql", self.node.name, name)
+        if not reachable or (server is not None and server.proc.frozen):
+            yield 0.2
+        answers = reachable and server is not None and server.answers
+        return Probed(name, answers, asked_at)
+
+    # --- loops ---------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self.post(Tick())
+        self.world.call(TICK, self.proc, self._tick)
+
+    def _watched(self) -> None:
+        if self.proc.alive:
+            self.world.call(self.world.between(0.0005, 0.05), self.proc, self._read)
+
+    def _read(self) -> None:
+        if self._reading:
+            self._read_again = True
+            return
+        self._reading, self._read_again = True, False
+        asked_at = self.world.now
+        work = self.node.cluster_.dcs.read(self.node.name)
+        self._spawn(work, lambda r, e: self._read_answered(asked_at, r, e))
+
+    def _read_answered(self, asked_at: float, found: Any, error: Exception | None) -> None:
+        self._reading = False
+        self._read_timer += 1
+        if error is not None:
+            self.post(DcsFailed(str(error)))
+            self.world.call(0.2, self.proc, self._read)
+            return
+        self.post(RegisterRead(found[0], asked_at, found[1]))
+        if self._read_again:
+            self._read()
+        else:
+            self.world.call(READ_EVERY, self.proc, self._read_due, self._read_timer)
+
+    def _read_due(self, timer: int) -> None:
+        if timer == self._read_timer:
+            self._read()
+
+    def _look_soon(self) -> None:
+        self._look_timer += 1
+        self.world.call(0.01, self.proc, self._look, self._look_timer)
+
+    def _look(self, timer: int) -> None:
+        if timer == self._look_timer:
+            count = self.state.effects_done
+            delay = self.world.between(0.001, 0.01)
+            self.world.call(delay, self.proc, self._looked, count, self.port.look())
+            self._look_timer += 1
+            wait = 0.5 if self._settled() else 0.03
+            self.world.call(delay + wait, self.proc, self._look, self._look_timer)
+
+    def _looked(self, count: int, postgres: Any) -> None:
+        self.post(Observed(postgres, count))
+
+    def _settled(self) -> bool:
+        state = self.state
+        if state.is_primary:
+            register = state.durable.register
+            return serving(state) and register is not None and len(register.rules) == 1
+        return state.postgres.state is PgState.STANDBY and state.postgres.streaming
+
+
+class Channel:
+    """Records between agents (and to the gates): the latest state, in order, sometimes lost."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster, self.world = cluster, cluster.world
+        self._latest: dict[tuple[str, str], Record] = {}
+        self._arrives: dict[tuple[str, str], float] = {}
+        self._retrying: set[tuple[str, str]] = set()
+
+    def publish(self, record: Record) -> None:
+        source = record.incarnation.name
+        for target in (*self.cluster.nodes, *self.cluster.gates):
+            if target != source:
+                self._latest[source, target] = record
+                if not self.world.chance(self.world.rates.message_lost):
+                    self._send(source, target, record)
+
+    def _send(self, source: str, target: str, record: Record) -> None:
+        key = source, target
+        at = max(self._arrives.get(key, 0.0), self.world.now + self.world.between(0.0003, 0.006))
+        self._arrives[key] = at
+        self.world.call(at - self.world.now, None, self._arrive, source, target, record)
+
+    def _arrive(self, source: str, target: str, record: Record) -> None:
+        key = source, target
+        if not self.world.net.open("peers", source, target):
+            if key not in self._retrying:
+                self._retrying.add(key)
+                self.world.call(0.1, None, self._retry, source, target)
+            return
+        if target in self.cluster.gates:
+            self.cluster.gates[target].heard(record)
+            return
+        agent = self.cluster.nodes[target].agent
+        if agent is not None:
+            self.world.call(0.0, agent.proc, agent.post, PeerHeard(record))
+
+    def _retry(self, source: str, target: str) -> None:
+        self._retrying.discard((source, target))
+        if self.cluster.nodes[source].agent is not None:
+            self._arrive(source, target, self._latest[source, target])
+
+    def closed(self, source: str, silently: bool) -> None:
+        """The agent of `source` is gone; the others' kernels say so, if they can be reached."""
+        if silently:
+            return
+        for target, node in self.cluster.nodes.items():
+            if target != source and self.world.net.open("peers", source, target) and node.agent:
+                at = self._arrives.get((source, target), 0.0)
+                delay = max(at - self.world.now, 0.0) + self.world.between(0.0005, 0.005)
+                agent = node.agent
+                self.world.call(delay, agent.proc, agent.peer_closed, source, True)

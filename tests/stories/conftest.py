@@ -1,0 +1,6 @@
+"""The stories play in the simulator (tests.sim), from the checkout's root."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
