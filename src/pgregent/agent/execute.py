@@ -1,6 +1,7 @@
 """Carries out the core's effects on the ports and reports what became of them."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 
 from pgregent.core.durability import standby_names, synchronous_standby_names
@@ -31,6 +32,8 @@ from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.types import Incarnation, Record
 from pgregent.ports.clock import Clock
 from pgregent.ports.postgres import PostgresServer, Upstream
+
+log = logging.getLogger("pgregent")
 
 Result = Sealed | Promoted | Created | None
 
@@ -91,11 +94,14 @@ class Executor:
                 task.cancel()
 
     async def _run(self, effect: PostgresEffect) -> None:
+        asked_at = self._clock.now()
         try:
             result = await self._carry_out(effect)
         except (Refused, Unavailable, OSError) as error:
             self._post(Failed(effect, str(error), await self._server.observe()))
             return
+        took = self._clock.now() - asked_at
+        log.debug("%s took %.0f ms", type(effect).__name__, took * 1000)
         self._post(Done(effect, result, await self._server.observe()))
 
     async def _carry_out(self, effect: PostgresEffect) -> Result:
@@ -134,11 +140,13 @@ class Executor:
         return Upstream(member.name, record.host, record.port)
 
     async def _run_barrier(self, effect: Barrier) -> None:
+        asked_at = self._clock.now()
         try:
             await self._server.barrier(synchronous_standby_names(effect.rule))
         except (Refused, Unavailable, OSError) as error:
             self._post(Failed(effect, str(error)))
             return
+        log.debug("Barrier took %.0f ms", (self._clock.now() - asked_at) * 1000)
         self._post(Done(effect))
 
     async def _slots(self, effect: Slots) -> None:
