@@ -44,10 +44,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 async def eventually(condition: Callable[[], Any], what: str = "", seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while True:
-        value = condition()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
+        if condition():
             return
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         await asyncio.sleep(0.01)
@@ -75,7 +72,7 @@ class Postgres:
         }
         os.chown(folder, user.pw_uid, user.pw_gid)
         self._run(BIN / "initdb", "-D", self.data, "-A", "trust", "-U", "postgres", "--no-sync")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
 
     def _run(self, *command: object) -> None:
         subprocess.run(

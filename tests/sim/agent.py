@@ -91,7 +91,7 @@ class SimAgent:
             effects = step(self.state, event, self.world.now, EPOCH + self.world.now)
         except Exception as error:
             self.node.checker.broken(f"{self.node.name}: the core raised {error!r}")
-            raise
+            return
         changed = self.state.durable is not self.node.store
         if changed and self._crashes():
             return

@@ -44,6 +44,8 @@ TICK = 0.05
 READ_EVERY = 1.0
 LOOK_SETTLED = 0.5
 LOOK_UNSETTLED = 0.03
+SILENT_AFTER = 0.25
+"""Seconds without a member's heartbeat after which its walsender is looked at more often."""
 _ENDED = (channel.Evidence.PEER_CLOSED, channel.Evidence.PEER_LEFT)
 
 
@@ -304,13 +306,11 @@ class Agent:
             await asyncio.sleep(0.01)
 
     def _settled(self) -> bool:
-        state = self.state
-        if state.is_primary:
-            return (
-                serving(state)
-                and state.durable.register is not None
-                and (len(state.durable.register.rules) == 1)
-            )
+        state, register = self.state, self.state.register
+        if state.is_primary and register is not None and register.rules:
+            heard = (state.peer(m.name).heard_at for m in register.rule.members)
+            silent = any(self._clock.now() - at > SILENT_AFTER for at in heard)
+            return serving(state) and len(register.rules) == 1 and not silent
         return state.postgres.state is PgState.STANDBY and state.postgres.streaming
 
 

@@ -43,6 +43,32 @@ def make_rule(state: State, writer: Incarnation, members: tuple[Incarnation, ...
     return Rule(writer, k, tuple(sorted(members)) if k else ())
 
 
+STALL_LIMIT = 0.3
+"""Seconds without a confirmation, and without a word from its agent, after which a walsender that
+PostgreSQL calls streaming is not believed: it says so of a frozen standby for many seconds."""
+
+
+def note_walsenders(state: State) -> None:
+    """Keep in mind since when each walsender confirms nothing though there is WAL to confirm."""
+    position = state.postgres.position
+    before, state.behind = state.behind, {}
+    if position is None:
+        return
+    for walsender in state.postgres.walsenders:
+        if walsender.flush_lsn >= position.lsn:
+            continue
+        lsn, since = before.get(walsender.application_name, (-1, state.now))
+        moved = walsender.flush_lsn > lsn
+        now_since = state.now if moved else since
+        state.behind[walsender.application_name] = (walsender.flush_lsn, now_since)
+
+
+def _stalled(state: State, member: Incarnation) -> bool:
+    _, since = state.behind.get(member.label, (0, state.now))
+    silent = state.now - state.peer(member.name).heard_at
+    return state.now - since >= STALL_LIMIT and silent >= STALL_LIMIT
+
+
 def streaming_members(state: State) -> frozenset[Incarnation]:
     """Members whose walreceiver streams this term's timeline from this primary, by both sides."""
     register = state.register
@@ -54,7 +80,8 @@ def streaming_members(state: State) -> frozenset[Incarnation]:
         if record is None or record.incarnation.label.lower() not in labels:
             continue
         current = record.register is not None and record.register.term == register.term
-        if current and not record.leaving and record.state is PgState.STANDBY and record.sync:
+        usable = record.state is PgState.STANDBY and record.sync and not record.leaving
+        if current and usable and not _stalled(state, record.incarnation):
             found.add(record.incarnation)
     return frozenset(found)
 

@@ -8,7 +8,7 @@ hand changes nothing.
 from dataclasses import replace
 
 from pgregent.core.bootstrap import plan_bootstrap
-from pgregent.core.durability import synchronous_standby_names
+from pgregent.core.durability import note_walsenders, synchronous_standby_names
 from pgregent.core.effects import (
     ApplyRule,
     Barrier,
@@ -235,6 +235,7 @@ def _observed(state: State, postgres: Postgres, effects_done: int) -> None:
     if was_running and postgres.state in (PgState.STOPPED, PgState.ABSENT):
         _exited(state, "its PostgreSQL was found stopped")
     state.postgres = postgres
+    note_walsenders(state)
 
 
 def _exited(state: State, why: str) -> None:

@@ -133,6 +133,8 @@ class State:
     served_at: float = float("-inf")
     """When a primary was last known to accept writes."""
     missing_since: dict[Incarnation, float] = field(default_factory=dict[Incarnation, float])
+    behind: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
+    """Of each walsender that has WAL to confirm: the LSN it confirmed last, and since when."""
     leaving_since: float = float("inf")
 
     leaving: Leaving = Leaving.NO
