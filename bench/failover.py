@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.floor import Floor, Handover
-from bench.tables import Figures, markdown, say
+from bench.tables import Figures, explained, markdown, say
 from tests.cluster import servers
 from tests.cluster.checkers import LOST, median
 from tests.cluster.cluster import Cluster
@@ -180,7 +180,9 @@ def run(bin_dir: Path, rounds: int, wanted: set[str]) -> Result:
     faults = [fault for fault in FAULTS if fault.name in wanted | {NOISE}]
     for nodes in sorted({fault.nodes for fault in faults}, reverse=True):
         with ExitStack() as stack:
-            trials = Trials(stack.enter_context(Cluster(bin_dir, nodes)), strict=False)
+            cluster = stack.enter_context(Cluster(bin_dir, nodes))
+            stack.enter_context(explained(cluster))
+            trials = Trials(cluster, strict=False)
             floor = stack.enter_context(Floor(bin_dir))
             for number in range(1, rounds + 1):
                 found.floor.append(floor.round())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.tables import markdown, say
+from bench.tables import explained, markdown, say
 from tests.cluster import servers
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import pss_bytes, read_process
@@ -66,7 +66,7 @@ def measure(cluster: Cluster, seconds: float) -> list[Cost]:
 
 def run(bin_dir: Path, seconds: float, settle: float = 10.0) -> Idle:
     """Create a cluster, stop and resume it, let it settle, measure it."""
-    with Cluster(bin_dir) as cluster:
+    with Cluster(bin_dir) as cluster, explained(cluster):
         created = cluster.ready_after
         say(f"ready after {created:.1f} s")
         cluster.wait_healthy()

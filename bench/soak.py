@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.tables import markdown, say
+from bench.tables import explained, markdown, say
 from bench.throughput import Pgbench
 from psycopg.conninfo import conninfo_to_dict
 from tests.cluster import servers
@@ -32,7 +32,7 @@ class Soak:
 
 def run(bin_dir: Path, minutes: float, clients: int) -> Soak:
     """Saturate the machine through the gate for so long."""
-    with Cluster(bin_dir) as cluster:
+    with Cluster(bin_dir) as cluster, explained(cluster):
         primary = cluster.wait_healthy()
         bench = Pgbench(cluster)
         gate = int(str(conninfo_to_dict(cluster.dsn)["port"]))

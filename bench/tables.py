@@ -4,16 +4,28 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.checkers import median, percentile
+from tests.cluster.cluster import Cluster
 
 
 def say(text: str) -> None:
     """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def explained(cluster: Cluster) -> Generator[None]:
+    """Show the ends of the cluster's logs where a measurement fails."""
+    try:
+        yield
+    except BaseException:
+        say(cluster.tail())
+        raise
 
 
 @dataclass(frozen=True, slots=True)

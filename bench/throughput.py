@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from bench.tables import markdown, say
+from bench.tables import explained, markdown, say
 from psycopg.conninfo import conninfo_to_dict
 from tests.cluster import servers
 from tests.cluster.checkers import median
@@ -138,7 +138,7 @@ def copy_rate(conninfo: str, megabytes: int) -> float:
 def run(bin_dir: Path, seconds: int, scale: int, megabytes: int, rounds: int) -> list[Measured]:
     """Measure every kind of work over every route, the routes in turn."""
     found: list[Measured] = []
-    with Cluster(bin_dir) as cluster:
+    with Cluster(bin_dir) as cluster, explained(cluster):
         primary = cluster.members[cluster.wait_healthy()]
         bench = Pgbench(cluster)
         bench.initialise(primary.port, scale)

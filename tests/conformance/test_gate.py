@@ -110,12 +110,8 @@ class Postgres:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.terminate() if self._process.poll() is None else None
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(1)
-            if self._process.poll() is None:
-                self._process.send_signal(signal.SIGQUIT)
-                self._process.wait(30)
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(30)
 
     def dsn(self, address: Address, **more: str) -> str:
         wanted = {"user": "postgres", "dbname": "postgres", "connect_timeout": "20"} | more
@@ -138,10 +134,12 @@ class Postgres:
         )
         key.chmod(0o600)
         self.sql("ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
-        self._wait_for_ssl("require")
-        yield
-        self.sql("ALTER SYSTEM RESET ssl", "SELECT pg_reload_conf()")
-        self._wait_for_ssl("disable")
+        try:
+            self._wait_for_ssl("require")
+            yield
+        finally:
+            self.sql("ALTER SYSTEM RESET ssl", "SELECT pg_reload_conf()")
+            self._wait_for_ssl("disable")
 
     def _wait_for_ssl(self, mode: str) -> None:
         deadline = time.monotonic() + 10
@@ -191,10 +189,10 @@ def kind(packet: bytes) -> wire.Kind | None:
 
 
 class Fake:
-    """A TCP server that welcomes a StartupMessage as PostgreSQL does, then echoes. With
-    `behaviour` "silent" it answers nothing, with "closes" it hangs up, with "starting" it says
-    that it is starting up, with "refuses TLS" it answers an SSLRequest with "no", with "deaf" it
-    welcomes and then reads nothing."""
+    """A TCP server that welcomes a StartupMessage as PostgreSQL does, then echoes. Other
+    behaviours: "silent" answers nothing, "closes" hangs up, "starting" says that it is starting
+    up, "rejects" that the password is wrong, "refuses TLS" answers an SSLRequest with "no",
+    "deaf" welcomes and then reads nothing."""
 
     def __init__(self, name: str = "", behaviour: str = "echo") -> None:
         self.name = name
@@ -234,6 +232,9 @@ class Fake:
             return
         if self.behaviour == "starting":
             writer.write(message("E", b"SFATAL\0C57P03\0Mstarting up\0\0"))
+            return
+        if self.behaviour == "rejects":
+            writer.write(message("E", b"SFATAL\0C28P01\0Mwrong password\0\0"))
             return
         if kind(first) is not wire.Kind.STARTUP:
             return
@@ -365,6 +366,15 @@ async def test_postgres_through_the_gate(stage: Staging, postgres: Postgres) -> 
     await eventually(lambda: s.gate.sessions == 0)
     with pytest.raises(psycopg.OperationalError, match='database "nowhere" does not exist'):
         await connect(postgres, s.gate.rw_address, dbname="nowhere")
+
+
+async def test_an_error_arrives_though_the_server_hangs_up_behind_it(stage: Staging) -> None:
+    s = await stage()
+    primary = await s.fake("primary", "rejects")
+    s.gate.set_routes(Routes(primary.address, 1))
+    for _ in range(50):
+        assert b"C28P01" in await within((await s.raw()).reader.read())
+    await eventually(lambda: s.gate.sessions == 0)
 
 
 async def test_a_taken_port_is_refused() -> None:
