@@ -447,4 +447,5 @@ class Server:
             replay_paused=self.paused,
             answered_at=answered_at,
             system_id=disk.system_id,
+            newest_history=max(disk.histories, default=1),
         )

@@ -4,13 +4,17 @@ from typing import TYPE_CHECKING
 
 from pgregent.core.effects import Announce
 from pgregent.core.publish import serving
-from pgregent.core.types import Incarnation, Register
+from pgregent.core.types import Incarnation, PgState, Register
 from pgregent.core.view import State
 from tests.sim.fake_postgres import Wal
 
 if TYPE_CHECKING:
     from tests.sim.node import Node
     from tests.sim.world import World
+
+
+STALE_SLACK = 1.0
+"""Seconds beyond the lease after which a deposed primary must be gone."""
 
 
 class Checker:
@@ -29,6 +33,7 @@ class Checker:
         self.register: Register | None = None
         self.ways: set[str] = set()
         self._open: dict[str, int] = {}
+        self._thaws: dict[str, int] = {}
         self._writes = 0
 
     def broken(self, what: str) -> None:
@@ -103,6 +108,21 @@ class Checker:
             self.broken(f"S1: {node.name} opens term {term} without the writes {sorted(lost)[:9]}")
         if term not in self.opened_logs:
             self.opened_logs[term] = (node.disk.end, have)
+            after = node.settings.lease + STALE_SLACK
+            self.world.call(after, None, self._deposed, term, dict(self._thaws))
+
+    def thawed(self, node: "Node") -> None:
+        """A frozen node goes on: what it does at once is not its fault."""
+        self._thaws[node.name] = self._thaws.get(node.name, 0) + 1
+
+    def _deposed(self, term: int, thaws: dict[str, int]) -> None:
+        """A lease after the successor opened, nobody may be a primary of an earlier term."""
+        for name, node in self.nodes.items():
+            server = node.server
+            if server is None or node.frozen or thaws.get(name) != self._thaws.get(name):
+                continue
+            if server.state is PgState.PRIMARY and server.timeline < term:
+                self.broken(f"S6: {name} still runs as primary of term {server.timeline}")
 
     def _is_stale(self, term: int) -> bool:
         return self.register is not None and self.register.term > term

@@ -156,6 +156,7 @@ class Node:
             return
         self.say("thaws")
         self.frozen = False
+        self.checker.thawed(self)
         if self.guard is not None:
             self.guard.check()
         for proc in self._procs():

@@ -16,13 +16,14 @@ def main() -> int:
     options = parser.parse_args()
     first, _, last = options.seeds.partition("-")
     began = time.monotonic()
-    bad, events, played, acked = 0, 0, 0, 0
+    bad, events, played, acked, terms = 0, 0, 0, 0, 0
     ways: collections.Counter[str] = collections.Counter()
     for seed in range(int(first), int(last or first) + 1):
         if time.monotonic() - began > options.limit:
             break
         outcome = play(seed)
         played, events, acked = played + 1, events + outcome.events, acked + outcome.acked
+        terms += outcome.terms
         ways.update(outcome.ways)
         if options.trace:
             print(outcome.transcript)
@@ -30,7 +31,7 @@ def main() -> int:
             bad += 1
             print(f"seed {seed} ({outcome.terms} terms): {outcome.problem}", flush=True)
     took = time.monotonic() - began
-    print(f"{played} schedules, {events} events, {acked} writes, {bad} bad, {took:.1f} s; {ways}")
+    print(f"{played} schedules, {events} events, {acked} writes, {terms} terms, {bad} bad, {took:.1f} s; {ways}")
     return bad > 0
 
 

@@ -50,9 +50,14 @@ class Schedule:
             self.pause_replay,
             self.change_tag,
         ]
+        if self.random.random() < 0.5:
+            faults = [*faults[:5], self.isolate, self.cut_dcs, self.leave]
         chosen = [f for f in faults if self.random.random() < 0.5] or [self.kill_node]
         self.faults = [(f, self.random.choice((1, 1, 2, 5))) for f in chosen]
-        self.pause = self.random.choice((0.2, 0.5, 1.0, 2.0, 4.0))
+        self.pause = self.random.choice((0.3, 1.0, 2.0, 3.0))
+        self.longest = self.random.choice((1.0, 4.0, 12.0))
+        """Seconds that a fault lasts at most."""
+        self.on_primary = self.random.choice((0.3, 0.6, 0.9))
         self.undo: list[Callable[[], None]] = []
         self.chaos = False
 
@@ -93,7 +98,7 @@ class Schedule:
             self.chaos = True
             self.world.rates = self._rates()
             self._strike()
-            cluster.run(self.random.uniform(5.0, 25.0))
+            cluster.run(self.random.uniform(8.0, 30.0))
             self.heal()
             problem = cluster.settle(HEAL_LIMIT)
         if not problem:
@@ -143,13 +148,13 @@ class Schedule:
     def node(self) -> Node:
         """Often the primary."""
         register = self.cluster.dcs.register
-        if register is not None and self.random.random() < 0.5:
+        if register is not None and self.random.random() < self.on_primary:
             return self.cluster[register.primary.name]
         return self.cluster[self.random.choice(sorted(self.cluster.nodes))]
 
-    def _later(self, longest: float, undo: Callable[[], None]) -> None:
+    def _later(self, undo: Callable[[], None]) -> None:
         """Undo a fault after a while, or when everything heals."""
-        self.world.call(self.world.between(0.02, longest), None, undo)
+        self.world.call(self.world.between(0.02, self.longest), None, undo)
         self.undo.append(undo)
 
     def _come_back(self, node: Node, longest: float) -> None:
@@ -160,7 +165,7 @@ class Schedule:
     def kill_agent(self) -> None:
         node = self.node()
         node.kill_agent()
-        self._come_back(node, 6.0)
+        self._come_back(node, self.longest)
 
     def kill_server(self) -> None:
         self.node().kill_server()
@@ -168,7 +173,7 @@ class Schedule:
     def kill_node(self, node: Node | None = None) -> None:
         node = node or self.node()
         node.kill(silently=self.random.random() < 0.3)
-        self._come_back(node, 8.0)
+        self._come_back(node, self.longest)
 
     def kill_two(self) -> None:
         self.kill_node()
@@ -177,7 +182,7 @@ class Schedule:
     def freeze_node(self) -> None:
         node = self.node()
         node.freeze()
-        self._later(15.0, node.thaw)
+        self._later(node.thaw)
 
     def freeze_agent(self) -> None:
         agent = self.node().agent
@@ -192,20 +197,20 @@ class Schedule:
                 self.world.thaw(agent.proc)
 
         agent.node.say("agent freezes")
-        self._later(10.0, thaw)
+        self._later(thaw)
 
     def hang_server(self) -> None:
         server = self.node().server
         if server is not None:
             server.node.say("postgres takes no new connections")
             server.hung = True
-            self._later(10.0, lambda: setattr(server, "hung", False))
+            self._later(lambda: setattr(server, "hung", False))
 
-    def _block(self, ways: set[tuple[str, str, str]], longest: float) -> None:
+    def _block(self, ways: set[tuple[str, str, str]]) -> None:
         ways = ways - self.world.net.blocked
         self.world.say("*", "blocked: " + ", ".join(f"{k} {a}>{b}" for k, a, b in sorted(ways)))
         self.world.net.blocked |= ways
-        self._later(longest, lambda: self.world.net.blocked.difference_update(ways))
+        self._later(lambda: self.world.net.blocked.difference_update(ways))
 
     def isolate(self) -> None:
         """Cut one node off: from the others, from the DCS, one way or both, or in part."""
@@ -219,23 +224,23 @@ class Schedule:
                 others.append("gate")
             ways |= {(kind, node, o) for o in others if outward}
             ways |= {(kind, o, node) for o in others if inward}
-        self._block(ways, 12.0)
+        self._block(ways)
 
     def cut_pair(self) -> None:
         a, b = self.node().name, self.node().name
         kinds = self.random.choice((("peers", "sql"), ("peers",), ("sql",)))
         if a != b:
-            self._block({(k, *w) for k in kinds for w in ((a, b), (b, a))}, 12.0)
+            self._block({(k, *w) for k in kinds for w in ((a, b), (b, a))})
 
     def cut_dcs(self) -> None:
         node = self.node().name
         way = self.random.choice(((node, "dcs"), ("dcs", node)))
-        self._block({("dcs", *way)}, 8.0)
+        self._block({("dcs", *way)})
 
     def dcs_away(self) -> None:
         self.world.say("*", "the DCS is away")
         self.cluster.dcs.away = True
-        self._later(12.0, lambda: setattr(self.cluster.dcs, "away", False))
+        self._later(lambda: setattr(self.cluster.dcs, "away", False))
 
     def leave(self) -> None:
         node = self.node()
@@ -266,7 +271,7 @@ class Schedule:
     def pause_replay(self) -> None:
         node = self.node()
         node.pause_replay(True)
-        self._later(8.0, lambda: node.pause_replay(False))
+        self._later(lambda: node.pause_replay(False))
 
     def change_tag(self) -> None:
         node = self.node()

@@ -11,10 +11,10 @@ MAX_RULES = 8
 
 def synchronous_standby_names(rule: Rule) -> str:
     """PostgreSQL's setting for a rule. Empty only where the writer alone suffices."""
+    if rule.strict:
+        return standby_names()
     if rule.k == 0:
         return ""
-    if not rule.members:
-        return f'ANY {rule.k} ("{PLACEHOLDER}")'
     names = ", ".join(f'"{m.label}"' for m in rule.members)
     return f"ANY {rule.k} ({names})"
 
@@ -39,8 +39,9 @@ def make_rule(state: State, writer: Incarnation, members: tuple[Incarnation, ...
     """The rule that the settings ask for with these members."""
     settings = state.settings
     wanted = settings.nodes_wanted_k if settings.synchronous else 0
-    k = max(min(wanted, len(members)), settings.minimum_k)
-    return Rule(writer, k, tuple(sorted(members)) if k else ())
+    k = min(wanted, len(members))
+    strict = k < settings.minimum_k
+    return Rule(writer, k, tuple(sorted(members)) if k else (), strict)
 
 
 STALL_LIMIT = 0.3

@@ -77,9 +77,13 @@ def pre_vote(state: State) -> frozenset[Incarnation] | None:
     eligible = not state.settings.nofailover
     for name in state.peers:
         record = state.heard_lately(name)
+        if record is not None and record.incarnation == register.primary and record.down:
+            # It will seal and vote from its disk like the others.
+            agree.add(record.incarnation)
+            continue
         if record is None or record.suspicion is None or record.leaving:
             continue
-        if record.suspicion.term == register.term and record.incarnation != register.primary:
+        if record.suspicion.term == register.term:
             agree.add(record.incarnation)
             positive = positive or record.suspicion.positive
             eligible = eligible or record.eligible

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from pgregent.core.durability import synchronous_standby_names
 from pgregent.core.effects import (
     ApplyRule,
     Barrier,
@@ -50,7 +51,9 @@ def do(state: State, effect: PostgresEffect, *, preempt: bool = False) -> bool:
     if isinstance(effect, Start | Promote | ApplyRule) and effect.rule is not None:
         # From here on the names may be empty, whatever becomes of the effect: only a CHECKPOINT
         # after the next reload makes the sync flag certain again.
-        state.names_were_empty = state.names_were_empty or effect.rule.k == 0
+        state.names_were_empty = state.names_were_empty or not synchronous_standby_names(
+            effect.rule
+        )
     if isinstance(effect, ApplyRule):
         # Nothing is known of the rule in force until it is done, also if it fails.
         state.applied = state.barriered = state.barrier = None

@@ -9,6 +9,7 @@ from pgregent.core.durability import (
     dropped,
     satisfies_all,
     streaming_members,
+    synchronous_standby_names,
 )
 from pgregent.core.effects import ApplyRule, Promote, Slots, Start, Stop
 from pgregent.core.election import cancel, elect
@@ -68,7 +69,11 @@ def _in_office(state: State, register: Register) -> None:
         state.durable = replace(state.durable, promoted=register.term, promoting=0)
     if state.applied != rule:
         state.why = f"applying the rule {rule}"
-        do(state, ApplyRule(rule, checkpoint=state.names_were_empty and rule.k > 0))
+        empty = not synchronous_standby_names(rule)
+        do(state, ApplyRule(rule, checkpoint=state.names_were_empty and not empty))
+    elif state.barriered != rule and rule.strict:
+        # A commit would wait; and the writer has everything that it ever acknowledged.
+        state.barriered = rule
     elif state.barriered != rule:
         state.why = f"waiting for a commit to be acknowledged under the rule {rule}"
         commit_barrier(state, rule, register.term)

@@ -71,7 +71,10 @@ def _watch(state: State, register: Register) -> None:
     if before is None or (before.term, before.positive) != (found.term, found.positive):
         state.suspicion = found
     holders = pre_vote(state)
-    if holders is not None and state.now - state.suspected_at >= TURN * rank(state, holders):
+    if holders is None:
+        return
+    turn = rank(state, holders - {register.primary})
+    if state.now - state.suspected_at >= TURN * turn:
         write(state, elect(register, found.why))
 
 

@@ -50,7 +50,8 @@ def _still_counted(state: State, register: Register) -> bool:
 def candidate(state: State) -> Record | None:
     """The standby to hand over to: in the rule, streaming, eligible, staying."""
     register = state.register
-    assert register is not None
+    if register is None or not register.rules:
+        return None
     for member in sorted(register.rule.members):
         record = state.heard_lately(member.name)
         if record is None or record.incarnation != member or record.leaving:

@@ -30,11 +30,16 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Commits of `writer` were acknowledged once flushed on it and on `k` of `members`."""
+    """Commits of `writer` were acknowledged once flushed on it and on `k` of `members`.
+
+    `strict`: there are fewer members than the operator's minimum, so PostgreSQL is given a name
+    that nobody has, and commits wait.
+    """
 
     writer: Incarnation
     k: int
     members: tuple[Incarnation, ...]
+    strict: bool = False
 
     def satisfied_by(self, holders: frozenset[Incarnation]) -> bool:
         """Whether whatever was acknowledged under this rule is held by one of `holders`."""
@@ -44,6 +49,8 @@ class Rule:
 
     def __str__(self) -> str:
         names = ", ".join(m.name for m in self.members)
+        if self.strict:
+            return "no standby, though one is required"
         return f"ANY {self.k} ({names})" if self.k else "the primary alone"
 
 
