@@ -34,4 +34,4 @@ check: dev
 	$(BIN)/pyright
 
 bench: dev
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m bench

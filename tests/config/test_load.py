@@ -141,7 +141,7 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
         ("scope: demo", "scope: demo\nscope: x", 2, "scope", "given twice, first in line 1"),
         ("scope: demo", "scope: demo\ntags: 5", 2, "tags", "expected a mapping"),
         ("scope: demo", "scope: demo\ntags: {nosync: 2}", 2, "tags.nosync", "true or false"),
-        ("scope: demo", "scope: demo\nwatchdog: {mode: required}", 2, "watchdog.mode", "automatic"),
+        ("scope: demo", "scope: demo\nwatchdog: {mode: required}", 2, "watchdog.mode", "off"),
         ("scope: demo", "scope: demo\nlog: {level: loud}", 2, "log.level", "debug, info"),
         ("scope: demo", "scope: demo\nctl: {}", 2, "ctl", "not supported yet"),
         ("scope: demo", "scope: demo\npgregent: {lease: .nan}", 2, "pgregent.lease", "from 1 to"),

@@ -95,6 +95,7 @@ def _server_config(config: AgentConfig) -> ServerConfig:
         owner=owner,
         user=user,
         parameters={**dynamic.parameters, **postgresql.parameters},
+        initdb=config.bootstrap.initdb,
         pg_hba=postgresql.pg_hba or dynamic.pg_hba or config.bootstrap.pg_hba,
     )
 
@@ -134,6 +135,7 @@ def _settings(config: AgentConfig) -> Settings:
         primary_start_timeout=dcs.primary_start_timeout,
         nofailover=config.tags.nofailover,
         nosync=config.tags.nosync,
+        noloadbalance=config.tags.noloadbalance,
         use_pg_rewind=dcs.postgresql.use_pg_rewind,
         host=address.host,
         port=address.port,

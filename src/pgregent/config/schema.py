@@ -170,9 +170,9 @@ class Tags(Section):
 
 
 class Watchdog(Section):
-    """The Linux watchdog device: `automatic` uses it where there is one."""
+    """The Linux watchdog device; not supported yet."""
 
-    mode: Annotated[Literal["off", "automatic"], choice("off", "automatic", false="off")] = "off"
+    mode: Annotated[Literal["off"], choice("off", false="off")] = "off"
 
 
 class Log(Section):

@@ -35,7 +35,7 @@ def route(heard: Iterable[Heard], now: float, stale_after: float) -> Route:
     standbys = tuple(
         (r.host, r.port)
         for r in fresh
-        if r.state is PgState.STANDBY and r.streaming and _current(r, newest)
+        if r.state is PgState.STANDBY and r.streaming and r.balanced and _current(r, newest)
     )
     primary = next((r for r in fresh if r.incarnation == newest.primary), None)
     if newest.electing:

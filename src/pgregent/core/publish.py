@@ -58,6 +58,7 @@ def record_of(state: State) -> Record:
         leaving=state.leaving is not Leaving.NO,
         eligible=not settings.nofailover and not postgres.replay_paused,
         sync=not settings.nosync,
+        balanced=not settings.noloadbalance,
         answered_ago=answered_ago,
         host=settings.host,
         port=settings.port,

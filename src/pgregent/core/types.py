@@ -197,6 +197,8 @@ class Record:
     leaving: bool = False
     eligible: bool = True
     sync: bool = True
+    balanced: bool = True
+    """Whether read-only clients may be routed here."""
     answered_ago: float = 0.0
     host: str = ""
     port: int = 0
@@ -223,6 +225,7 @@ class Settings:
     primary_start_timeout: float = 300.0
     nofailover: bool = False
     nosync: bool = False
+    noloadbalance: bool = False
     use_pg_rewind: bool = True
     host: str = ""
     port: int = 0

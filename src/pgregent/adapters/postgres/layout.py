@@ -63,6 +63,7 @@ class ServerConfig:
     user: str | None
     parameters: Mapping[str, str] = field(default_factory=dict[str, str])
     pg_hba: tuple[str, ...] = ()
+    initdb: tuple[str, ...] = ()
 
     @property
     def state_dir(self) -> Path:

@@ -369,6 +369,7 @@ class LocalServer:
                 self._fresh_dir,
                 superuser=config.superuser.user,
                 pwfile=pwfile,
+                options=config.initdb,
                 owner=config.owner,
             )
         finally:

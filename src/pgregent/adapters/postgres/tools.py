@@ -258,11 +258,13 @@ async def initdb(
     *,
     superuser: str,
     pwfile: Path,
+    options: Sequence[str] = (),
     owner: Owner | None = None,
     timeout: float = 120.0,
     on_line: OnLine | None = None,
 ) -> None:
-    """Create a database cluster: UTF8, C.UTF-8, checksums, scram-sha-256 everywhere.
+    """Create a database cluster: UTF8, C.UTF-8, checksums, unless `options` say otherwise, and
+    scram-sha-256 everywhere.
 
     `pwfile` (0600, readable by `owner`) holds the superuser's password. Raises Refused,
     Unavailable("postgres") when it was killed after `timeout` seconds; `data_dir` is then partial.
@@ -281,6 +283,7 @@ async def initdb(
     ]
     if postgres_version(bin_dir).major >= 15:
         argv.append("--locale-provider=libc")
+    argv += options
     ended = await _run(argv, owner=owner, timeout=timeout, on_line=on_line)
     if ended.code != 0:
         raise Refused(f"initdb of {data_dir} failed: {ended.last_words}{_hint(ended)}")

@@ -1,0 +1,188 @@
+"""Planted mistakes: each breaks one rule of the protocol, and some schedule has to show it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from pgregent.core import durability, election, lease, plan, primary, publish, standby, switchover
+from pgregent.core.effects import Sealed
+from pgregent.core.types import Incarnation, PgState, Position, Register, Rule, Stage, Vote
+from pgregent.core.view import State
+from tests.sim.agent import SimAgent
+from tests.sim.port import Port
+from tests.sim.world import Work
+
+Patch = pytest.MonkeyPatch
+Mutant = Callable[[Patch], None]
+
+
+def one_seal_too_few(patch: Patch) -> None:
+    """An election is content with one member less than it takes."""
+
+    def satisfied_by(self: Rule, holders: frozenset[Incarnation]) -> bool:
+        have = sum(m in holders for m in self.members)
+        return self.writer in holders or have >= max(1, len(self.members) - self.k)
+
+    patch.setattr(Rule, "satisfied_by", satisfied_by)
+
+
+def older_rules_dropped_at_the_appointment(patch: Patch) -> None:
+    """The new term's rule replaces those under which commits were acknowledged."""
+    whole = election.appoint
+
+    def appoint(*args: Any) -> Register:
+        register = whole(*args)
+        return dataclasses.replace(register, rules=register.rules[-1:])
+
+    patch.setattr(standby, "appoint", appoint)
+
+
+def rule_replaced(patch: Patch) -> None:
+    """A change of the rule forgets the one before at once."""
+    whole = durability.appended
+
+    def appended(*args: Any) -> Register:
+        register = whole(*args)
+        return dataclasses.replace(register, rules=register.rules[-1:])
+
+    patch.setattr(primary, "appended", appended)
+
+
+def term_blind(patch: Patch) -> None:
+    """The highest LSN wins, whatever its timeline."""
+
+    def choose(register: Register, cast: Mapping[Incarnation, Vote]) -> Incarnation | None:
+        def flat(vote: Vote) -> Vote:
+            return dataclasses.replace(vote, position=Position(1, vote.position.lsn))
+
+        return election.choose(register, {m: flat(v) for m, v in cast.items()})
+
+    patch.setattr(standby, "choose", choose)
+
+
+def nothing_persisted(patch: Patch) -> None:
+    """The state file keeps the incarnation only."""
+
+    def start(self: SimAgent, node: Any) -> None:
+        store = node.store
+        kept = dataclasses.replace(store, register=None, promoting=0, promoted=0, stage=Stage.NONE)
+        node.store = kept
+        begin(self, node)
+
+    begin = SimAgent.__init__
+    patch.setattr(SimAgent, "__init__", start)
+
+
+def vote_without_a_seal(patch: Patch) -> None:
+    """A member votes, but goes on taking WAL."""
+
+    def seal(self: Port, round_: int, names: str) -> Work:
+        yield 0.002
+        return Sealed(round_, self.node.disk.position, max(self.node.disk.histories, default=1))
+
+    patch.setattr(Port, "seal", seal)
+
+
+def vote_before_the_walreceiver_is_gone(patch: Patch) -> None:
+    """A member votes as soon as it has asked the walreceiver to go."""
+
+    def seal(self: Port, round_: int, names: str) -> Work:
+        yield from self._reconfigure("", names, None)  # pyright: ignore[reportPrivateUsage]
+        return Sealed(round_, self.node.disk.position, max(self.node.disk.histories, default=1))
+
+    patch.setattr(Port, "seal", seal)
+
+
+def vote_with_a_promotion_pending(patch: Patch) -> None:
+    """A member that asked for a promotion seals and votes as if it had not."""
+
+    whole = standby.seal_and_vote
+
+    def seal_and_vote(state: State, register: Register) -> None:
+        if state.postgres.state is PgState.STANDBY:
+            state.durable = dataclasses.replace(state.durable, promoting=0)
+        whole(state, register)
+
+    patch.setattr(standby, "seal_and_vote", seal_and_vote)
+    patch.setattr(primary, "seal_and_vote", seal_and_vote)
+
+
+def no_barrier(patch: Patch) -> None:
+    """The older rules are dropped as soon as the names are in force."""
+
+    def commit_barrier(state: State, rule: Rule, term: int) -> None:
+        state.barriered = rule
+
+    patch.setattr(primary, "commit_barrier", commit_barrier)
+
+
+def no_checkpoint(patch: Patch) -> None:
+    """The checkpointer's flag is taken for granted."""
+    apply_names = Port.apply_names
+
+    def apply(self: Port, names: str, checkpoint: bool) -> Work:
+        yield from apply_names(self, names, False)
+
+    patch.setattr(Port, "apply_names", apply)
+
+
+def stale_grants(patch: Patch) -> None:
+    """Authority never runs out."""
+    patch.setattr(lease, "authority_until", lambda state: None)
+    patch.setattr("pgregent.core.step.authority_until", lambda state: None)
+    patch.setattr(primary, "authority_until", lambda state: None)
+    for module in (primary, publish):
+        patch.setattr(module, "has_authority", lambda state: True)
+
+
+def rejoin_before_the_barrier(patch: Patch) -> None:
+    """Logs that the older rules count on are rewound or replaced."""
+    patch.setattr(standby, "fork_is_final", lambda register: not register.electing)
+    patch.setattr(standby, "_primary_serves", lambda state, register: True)
+
+
+def made_anew_as_itself(patch: Patch) -> None:
+    """A member that is cloned or rewound counts as if it still had what it acknowledged."""
+
+    def remake(durable: Any, stage: Stage) -> Any:
+        return dataclasses.replace(durable, stage=stage, promoting=0, promoted=0)
+
+    patch.setattr(plan, "remake", remake)
+    patch.setattr(standby, "remake", remake)
+
+
+def handover_unproved(patch: Patch) -> None:
+    """The successor's log is not looked at: it is streaming, isn't it."""
+    whole = switchover.candidate
+
+    def candidate(state: State) -> Any:
+        heir = whole(state)
+        return heir and dataclasses.replace(heir, replay_lsn=10**12)
+
+    def handed_over(state: State, register: Register, *rest: Any) -> Register:
+        after = hand_over(state, register, *rest)
+        return dataclasses.replace(after, rules=after.rules[-1:])
+
+    hand_over = switchover.handed_over
+    patch.setattr(switchover, "candidate", candidate)
+    patch.setattr(switchover, "handed_over", handed_over)
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    one_seal_too_few,
+    older_rules_dropped_at_the_appointment,
+    rule_replaced,
+    term_blind,
+    nothing_persisted,
+    vote_without_a_seal,
+    vote_before_the_walreceiver_is_gone,
+    vote_with_a_promotion_pending,
+    no_barrier,
+    no_checkpoint,
+    stale_grants,
+    rejoin_before_the_barrier,
+    made_anew_as_itself,
+    handover_unproved,
+)
