@@ -29,7 +29,7 @@ class Gate:
         self.records[record.incarnation.name] = Heard(record, self.world.now)
 
     def _client(self) -> None:
-        self.world.call(self.world.between(0.02, 0.2), None, self._client)
+        self.world.call(self.world.between(0.005, 0.1), None, self._client)
         where = route(self.records.values(), self.world.now, STALE_AFTER)
         if where.primary is None:
             return

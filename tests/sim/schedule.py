@@ -58,6 +58,8 @@ class Schedule:
         self.longest = self.random.choice((1.0, 4.0, 12.0))
         """Seconds that a fault lasts at most."""
         self.on_primary = self.random.choice((0.3, 0.6, 0.9))
+        self.pounces = self.random.choice((0.0, 0.2, 0.5))
+        self.seen = 0
         self.undo: list[Callable[[], None]] = []
         self.chaos = False
 
@@ -69,7 +71,8 @@ class Schedule:
             "nodes_wanted_k": chance.choice((1, 1, 1, 2)),
             "minimum_k": 0,
             "standby_grace": chance.choice((1.0, 5.0, 60.0)),
-            "lease": chance.choice((2.0, 5.0)),
+            "lease": chance.choice((1.0, 2.0, 5.0)),
+            "suspect_after": chance.choice((0.3, 1.0)),
             "use_pg_rewind": chance.random() < 0.7,
         }
         return Cluster(seed, nodes, **settings)
@@ -86,6 +89,7 @@ class Schedule:
             message_lost=some(0.02, 0.2),
             crash_in_step=some(0.002, 0.01),
             slow=some(0.01, 0.1),
+            lagging=some(0.3, 0.6),
         )
 
     def run(self) -> Outcome:
@@ -98,6 +102,7 @@ class Schedule:
             self.chaos = True
             self.world.rates = self._rates()
             self._strike()
+            cluster.dcs.watchers["chaos"] = self._pounce
             cluster.run(self.random.uniform(8.0, 30.0))
             self.heal()
             problem = cluster.settle(HEAL_LIMIT)
@@ -120,6 +125,7 @@ class Schedule:
         """Nothing goes wrong any more, and whatever was stopped runs again."""
         self.world.say("*", "everything heals")
         self.chaos = False
+        self.cluster.dcs.watchers.pop("chaos", None)
         self.world.rates = Rates()
         self.world.net.blocked.clear()
         self.cluster.dcs.away = False
@@ -144,6 +150,15 @@ class Schedule:
         self.world.call(self.random.expovariate(1 / self.pause), None, self._strike)
         faults = [f for f, _ in self.faults]
         self.random.choices(faults, [w for _, w in self.faults])[0]()
+
+    def _pounce(self) -> None:
+        """Often something goes wrong just when something is going on."""
+        register = self.cluster.dcs.register
+        seq = register.seq if register else 0
+        if self.chaos and seq != self.seen and self.random.random() < self.pounces:
+            faults = [f for f, _ in self.faults]
+            self.world.call(self.random.uniform(0.0, 0.4), None, self.random.choice(faults))
+        self.seen = seq
 
     def node(self) -> Node:
         """Often the primary."""

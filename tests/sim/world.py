@@ -54,6 +54,8 @@ class Rates:
     message_lost: float = 0.0
     crash_in_step: float = 0.0
     slow: float = 0.0
+    lagging: float = 0.0
+    """How many of the replication connections are slow ones."""
 
 
 @dataclass

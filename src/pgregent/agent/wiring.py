@@ -16,9 +16,11 @@ from pgregent.adapters.dcs.local import LocalDcs
 from pgregent.adapters.peers.auth import derive_key
 from pgregent.adapters.peers.channel import PeerChannel
 from pgregent.adapters.postgres import tools
+from pgregent.adapters.postgres.check import check_data_dir
 from pgregent.adapters.postgres.layout import ServerConfig
 from pgregent.adapters.postgres.server import LocalServer
 from pgregent.adapters.postgres.sql import Credentials
+from pgregent.agent.codec import decode
 from pgregent.agent.events import EventLog
 from pgregent.agent.loop import Agent, Keys
 from pgregent.agent.store import Store
@@ -27,7 +29,7 @@ from pgregent.config.lockfile import hold_lock
 from pgregent.config.schema import AgentConfig
 from pgregent.core.effects import Announce, Leave
 from pgregent.core.errors import Refused, Unavailable
-from pgregent.core.types import Settings
+from pgregent.core.types import Register, Settings, Stage
 from pgregent.core.view import State
 
 log = logging.getLogger("pgregent")
@@ -148,8 +150,15 @@ async def _run(config: AgentConfig, server_config: ServerConfig) -> int:
     clock = BoottimeClock()
     events = EventLog(server_config.state_dir / "events.jsonl", config.name, clock.epoch)
     store = Store(server_config.state_dir)
+    durable = store.load(config.name)
+    dcs = await LocalDcs.open(config.local.path)
+    keys = Keys(f"{config.namespace}/{config.scope}/pgregent")
+    if durable.stage is Stage.NONE:
+        register = durable.register or await _register(dcs, keys)
+        system_id = register.system_id if register is not None else ""
+        check_data_dir(server_config.data_dir, server_config.bin_dir, system_id)
     now = clock.now()
-    state = State(_settings(config), store.load(config.name), started_at=now, now=now)
+    state = State(_settings(config), durable, started_at=now, now=now)
     # Numbered on from any earlier life of this agent, so that an older record is never the newest.
     state.beat = int(clock.epoch() * 1000)
 
@@ -162,8 +171,6 @@ async def _run(config: AgentConfig, server_config: ServerConfig) -> int:
         events.set_aside(path, size)
 
     server = LocalServer(server_config, set_aside)
-    dcs = await LocalDcs.open(config.local.path)
-    keys = Keys(f"{config.namespace}/{config.scope}/pgregent")
     agent = Agent(
         state, store=store, server=server, dcs=dcs, keys=keys, clock=clock, announce=announce
     )
@@ -191,6 +198,15 @@ async def _run(config: AgentConfig, server_config: ServerConfig) -> int:
         await dcs.close()
         await runner.cleanup()
     return 0
+
+
+async def _register(dcs: LocalDcs, keys: Keys) -> Register | None:
+    """The register, if the DCS answers now."""
+    try:
+        found = (await dcs.read(keys.register)).get(keys.register)
+    except Unavailable:
+        return None
+    return decode(Register, found.value, f"the DCS key {keys.register}") if found else None
 
 
 async def _listen(runner: web.AppRunner, config: AgentConfig) -> None:

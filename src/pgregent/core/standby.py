@@ -21,6 +21,8 @@ from pgregent.core.view import Leaving, State
 
 TURN = 0.1
 """Seconds between the turns of those who could begin an election or make an appointment."""
+START_ATTEMPTS = 5
+"""Failed starts after which a data directory is set aside and cloned anew."""
 STUCK_LIMIT = 30.0
 """Seconds without streaming and without progress after which a standby is cloned anew."""
 
@@ -125,6 +127,8 @@ def _start(state: State, register: Register) -> None:
     elif state.needs_rewind:
         how = Rejoin.REWIND if state.settings.use_pg_rewind else Rejoin.CLONE
         _make_anew(state, register, how, "its log has diverged")
+    elif state.start_failures >= START_ATTEMPTS:
+        _make_anew(state, register, Rejoin.CLONE, "its data directory does not start")
     elif state.postgres.disk_timeline == register.term:
         state.why = f"starting as a standby of {register.primary.name}"
         do(state, Start(register.term, None, register.primary))

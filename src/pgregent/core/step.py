@@ -283,8 +283,11 @@ def _conclude(
             state.exited_at = state.now
             _forget_server(state)
         case Start(term, rule, upstream):
-            state.began = True
+            state.began, state.start_failures = True, 0
             _apply(state, rule)
+            if upstream is not None:
+                why = f"streams from {upstream.name} in term {term}"
+                state.announce("follow", why, how="follow")
             state.upstream, state.upstream_term = upstream, term if upstream else 0
         case Follow(upstream, term):
             state.upstream, state.upstream_term = upstream, term
@@ -349,6 +352,7 @@ def _failed(state: State, answer: Failed) -> None:
         state.durable = replace(state.durable, stage=Stage.CLONE)
         state.needs_rewind = False
     if isinstance(answer.effect, Start):
+        state.start_failures += 1
         _forget_server(state)
 
 

@@ -119,6 +119,7 @@ class State:
     holding: bool = False
     checkpointed: bool = False
     needs_rewind: bool = False
+    start_failures: int = 0
     promotion: Promoted | None = None
     """How this server's promotion ended, as it told; its timeline is the term."""
     stuck_since: float = float("inf")

@@ -13,7 +13,7 @@ FIXED_PARAMETERS: Mapping[str, Value] = {
     "restart_after_crash": "off",
     "wal_log_hints": "on",
     "full_page_writes": "on",
-    "wal_retrieve_retry_interval": "100ms",
+    "wal_retrieve_retry_interval": "20ms",
     "logging_collector": "off",
 }
 """What the protocol relies on; no configuration overrides these."""

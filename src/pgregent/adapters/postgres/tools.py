@@ -19,7 +19,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pgregent.adapters.postgres.render import Owner, Upstream, refusal, upstream_conninfo
+from pgregent.adapters.postgres.render import (
+    Owner,
+    Upstream,
+    refusal,
+    set_standby_signal,
+    upstream_conninfo,
+)
 from pgregent.adapters.postgres.wal import controldata, tool_environment
 from pgregent.core.errors import Refused, Unavailable
 
@@ -347,6 +353,11 @@ async def rewind(
     if (data_dir / "standby.signal").exists() and not control.shut_down:
         # Recovery in single-user mode would append to a timeline that is not this server's.
         return Failed(f"a standby that was not shut down cleanly cannot rewind ({control.state})")
+    if control.shut_down and control.min_recovery_end_timeline > control.timeline:
+        try:
+            await finish_recovery(bin_dir, data_dir, owner=owner)
+        except (Refused, Unavailable) as error:
+            return Failed(str(error))
     argv = [
         str(bin_dir / "pg_rewind"),
         f"--target-pgdata={data_dir.absolute()}",
@@ -361,6 +372,22 @@ async def rewind(
     if ended.code != 0:
         return Failed(f"pg_rewind failed: {ended.last_words}{_hint(ended)}")
     return NotRequired() if "no rewind required" in ended.last_words else Rewound()
+
+
+async def finish_recovery(
+    bin_dir: Path, data_dir: Path, *, owner: Owner | None = None, timeout: float = 3600.0
+) -> None:
+    """End the recovery of a stopped standby on the timeline that it has reached, in single-user
+    mode. Only before a rewind: what this appends is nobody's.
+
+    pg_rewind before 16 takes the timeline of the last checkpoint for the target's, and then looks
+    for the last common checkpoint where there is none. Raises Refused, Unavailable("postgres").
+    """
+    set_standby_signal(data_dir, False, owner)
+    argv = [str(bin_dir / "postgres"), "--single", "-F", "-D", str(data_dir.absolute())]
+    ended = await _run([*argv, "template1"], owner=owner, timeout=timeout)
+    if ended.code != 0:
+        raise Refused(f"recovery of {data_dir} in single-user mode failed: {ended.last_words}")
 
 
 def _tool_conninfo(source: Upstream, application_name: str) -> str:
