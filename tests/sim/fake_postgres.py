@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 START_LSN = 1000
 RECEIVER_TIMEOUT = 10.0
 RETRY = 0.1
+FAST = 0.005
+"""Seconds that WAL, or a reply, is under way at most, where nothing is slow."""
 
 
 @dataclass(eq=False, slots=True)
@@ -102,14 +104,14 @@ class Link:
         self._sent = len(standby.disk.log)
         self._arrives = self._replies = 0.0
         lagging = self.world.chance(self.world.rates.lagging)
-        self._slowest = self.world.random.choice((0.05, 0.3, 2.0)) if lagging else 0.005
+        self.slowest = self.world.random.choice((0.05, 0.3, 2.0)) if lagging else FAST
         self._reply()
 
     def pump(self) -> None:
         """Send what was flushed since."""
         if self.sending and len(self.upstream.disk.log) > self._sent:
             self._sent = len(self.upstream.disk.log)
-            at = max(self._arrives, self.world.now + self.world.between(0.0002, self._slowest))
+            at = max(self._arrives, self.world.now + self.world.between(0.0002, self.slowest))
             self._arrives = at
             self.world.call(at - self.world.now, self.standby.proc, self._arrive, self._sent)
 
@@ -131,7 +133,7 @@ class Link:
         self._reply()
 
     def _reply(self) -> None:
-        at = max(self._replies, self.world.now + self.world.between(0.0002, self._slowest))
+        at = max(self._replies, self.world.now + self.world.between(0.0002, self.slowest))
         self._replies = at
         lsn = self.standby.disk.end
         self.world.call(at - self.world.now, self.upstream.proc, self._replied, lsn)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.sim.cluster import Cluster
+from tests.sim.fake_postgres import FAST
 from tests.sim.node import Node
 from tests.sim.world import Rates
 
@@ -72,7 +73,7 @@ class Schedule:
             "minimum_k": 0,
             "standby_grace": chance.choice((1.0, 5.0, 60.0)),
             "lease": chance.choice((1.0, 2.0, 5.0)),
-            "suspect_after": chance.choice((0.3, 1.0)),
+            "suspect_after": chance.choice((0.7, 1.0)),
             "use_pg_rewind": chance.random() < 0.7,
         }
         return Cluster(seed, nodes, **settings)
@@ -138,6 +139,8 @@ class Schedule:
                 node.pause_replay(False)
             if node.server is not None:
                 node.server.hung = False
+                for link in node.server.senders:
+                    link.slowest = FAST
             if node.agent is not None and node.agent.state.settings != node.settings:
                 node.kill_agent()
             self._come_back(node, 1.0)

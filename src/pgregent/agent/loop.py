@@ -32,7 +32,7 @@ from pgregent.core.effects import (
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.publish import serving
 from pgregent.core.step import step
-from pgregent.core.types import PgState, Record, Register
+from pgregent.core.types import Record, Register
 from pgregent.core.view import State
 from pgregent.ports import peers as channel
 from pgregent.ports.clock import Clock
@@ -153,13 +153,12 @@ class Agent:
     async def _handle_events(self) -> None:
         while True:
             event = await self._events.get()
-            before = self.state.published
             effects = step(self.state, event, self._clock.now(), self._clock.epoch())
             if self.state.durable is not self._saved:
                 self._persist()
             for effect in effects:
                 await self._perform(effect)
-            if self.state.published is not before and isinstance(event, PeerHeard):
+            if isinstance(event, PeerHeard) and not self._settled():
                 self._look_now.set()
 
     def _persist(self) -> None:
@@ -311,7 +310,10 @@ class Agent:
             heard = (state.peer(m.name).heard_at for m in register.rule.members)
             silent = any(self._clock.now() - at > SILENT_AFTER for at in heard)
             return serving(state) and len(register.rules) == 1 and not silent
-        return state.postgres.state is PgState.STANDBY and state.postgres.streaming
+        if not state.postgres.streaming or register is None:
+            return False
+        primary = state.peer(register.primary.name).record
+        return primary is not None and primary.serving
 
 
 def _api_address(api_url: str) -> tuple[str, int] | None:
