@@ -70,6 +70,7 @@ class SimAgent:
         self._pg: Task | None = None
         self._barrier: Task | None = None
         self._put: Task | None = None
+        self._to_put: Record | None = None
         self._reading = False
         self._read_again = False
         self._read_timer = self._look_timer = 0
@@ -154,9 +155,9 @@ class SimAgent:
             case Publish(record):
                 self.node.cluster_.channel.publish(record)
             case PutMember(record):
+                self._to_put = record
                 if self._put is None or self._put.cancelled:
-                    work = self.node.cluster_.dcs.put(self.node.name, record)
-                    self._put = self._spawn(work, lambda r, e: None)
+                    self._put = self._spawn(self._put_newest(), lambda r, e: None)
             case Announce(event, why, term):
                 self.node.say(f"[{event}] {why} (term {term})")
                 self.node.checker.announced(self.node, effect)
@@ -164,6 +165,11 @@ class SimAgent:
                 self.node.quit()
             case _:
                 self._postgres(effect)
+
+    def _put_newest(self) -> Work:
+        while (record := self._to_put) is not None:
+            self._to_put = None
+            yield from self.node.cluster_.dcs.put(self.node.name, record)
 
     def _spawn(self, work: Work, done: Any) -> Task:
         return Task(self.world, self.proc, work, done)
@@ -236,10 +242,12 @@ class SimAgent:
         yield self.world.between(0.0005, 0.01)
         server = self.node.cluster[name].server
         reachable = self.world.net.both("sql", self.node.name, name)
-        if not reachable or (server is not None and server.proc.frozen):
+        silent = not reachable or (server is not None and (server.proc.frozen or server.hung))
+        if silent or self.node.cluster[name].silent:
             yield 0.2
-        answers = reachable and server is not None and server.answers
-        return Probed(name, answers, asked_at)
+            return Probed(name, False, False, asked_at)
+        answers = server is not None and server.answers
+        return Probed(name, answers, not answers, asked_at)
 
     # --- loops ---------------------------------------------------------------------------------
 

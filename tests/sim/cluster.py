@@ -29,7 +29,7 @@ class Gate:
         self.records[record.incarnation.name] = Heard(record, self.world.now)
 
     def _client(self) -> None:
-        self.world.call(self.world.between(0.005, 0.1), None, self._client)
+        self.world.call(self.cluster.pace * self.world.between(0.01, 0.2), None, self._client)
         where = route(self.records.values(), self.world.now, STALE_AFTER)
         if where.primary is None:
             return
@@ -52,6 +52,8 @@ class Cluster:
         self.dcs = FakeDcs(self.world, self.checker)
         self.channel = Channel(self)
         self.nodes: dict[str, Node] = {}
+        self.pace = 1.0
+        """By what the clients' pauses are multiplied."""
         self.gates: dict[str, Gate] = {}
         for n in range(1, nodes + 1):
             name = f"n{n}"
@@ -72,7 +74,7 @@ class Cluster:
                 self._direct_client(name)
 
     def _direct_client(self, name: str) -> None:
-        self.world.call(self.world.between(0.02, 0.3), None, self._direct_client, name)
+        self.world.call(self.pace * self.world.between(0.02, 0.3), None, self._direct_client, name)
         self.write(name, lambda: None)
 
     def write(self, name: str, acknowledged: Callable[[], None]) -> None:

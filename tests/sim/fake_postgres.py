@@ -54,6 +54,8 @@ class Disk:
     control_timeline: int = 1
     segment: tuple[int, int] = (0, 0)
     """(timeline, lsn): a segment file of a newer timeline that holds none of its records yet."""
+    needed_lsn: int = 0
+    """What has to be replayed before it is consistent (after pg_rewind)."""
     clean: bool = False
     checkpoint_lsn: int = 0
     slots: set[str] = field(default_factory=set[str])
@@ -216,6 +218,11 @@ class Server:
         if not self.disk.usable:
             self.die("recovery cannot find a valid checkpoint")
             return
+        if self.disk.standby and self.disk.needed_lsn > self.disk.end:
+            self.settled = True
+            self.node.say("postgres starts, not consistent yet")
+            self.retry_soon(0.0)
+            return
         if self.disk.standby:
             self.state = PgState.STANDBY
             self.world.call(self.world.between(0.001, 0.05), self.proc, self._settle)
@@ -304,7 +311,7 @@ class Server:
         self.world.call(delay, self.proc, self._connect)
 
     def _connect(self) -> None:
-        if self.state is not PgState.STANDBY or self.receiver or not self.upstream:
+        if self.state is PgState.PRIMARY or self.receiver or not self.upstream:
             return
         if not self.settled or self.stopping or self.promoting:
             return
@@ -336,6 +343,8 @@ class Server:
     def received(self) -> None:
         """WAL was flushed here: replay follows, and cascading standbys get it."""
         delay = self.world.between(0.0, 0.02)
+        if self.state is PgState.STARTING and self.disk.end >= self.disk.needed_lsn:
+            self.world.call(delay, self.proc, self._booted)
         self.world.call(delay, self.proc, self._replay, self.disk.end)
         for link in self.senders:
             link.pump()
@@ -437,6 +446,7 @@ class Server:
                 PgState.PRIMARY,
                 Position(self.timeline, disk.end),
                 disk.end,
+                names=self.names_text,
                 walsenders=tuple(Walsender(s.label, True, s.flush) for s in self.senders),
                 answered_at=answered_at,
                 system_id=disk.system_id,

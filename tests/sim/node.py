@@ -53,6 +53,8 @@ class Node:
         self.starts = 0
         self.paused = False
         self.frozen = False
+        self.silent = False
+        """The power is off: nothing answers, not even its kernel."""
         self.left = False
 
     @property
@@ -75,6 +77,7 @@ class Node:
             return
         if self.guard is None:
             self.guard = Guard(self)
+        self.silent = False
         self.left = False
         self.say("agent starts")
         self.agent = SimAgent(self)
@@ -123,8 +126,7 @@ class Node:
         if self.server is not None:
             self.server.die("node dies", silently=silently)
         self.kill_agent(silently=silently)
-        if self.frozen:
-            self.frozen = False
+        self.frozen, self.silent = False, silently
 
     def quit(self) -> None:
         """The agent has left in good order; the guard ends what still runs."""

@@ -81,6 +81,7 @@ class Port:
         server = node.run_server(deadline)
         while not server.answers:
             if not server.alive:
+                yield 5.0
                 raise Unavailable("postgres", "it ended while it started")
             yield 0.02
         self._made_at = self._answered_at = self.world.now
@@ -230,7 +231,9 @@ class Port:
         for _ in range(3):
             yield self.world.between(0.02, 0.3)
             self._source(source, server)
-        disk.log = list(server.disk.log)
+        copied = self.world.random.choice((0, 0, 1, 5))
+        disk.log = server.disk.log[: len(server.disk.log) - copied]
+        disk.needed_lsn = server.disk.end
         disk.histories = dict(server.disk.histories)
         disk.control_timeline, disk.segment = server.timeline, (0, 0)
         disk.usable, disk.clean = True, False

@@ -26,6 +26,9 @@ class Outcome:
     ways: frozenset[str] = field(default_factory=frozenset[str])
 
 
+Fault = Callable[[], None]
+
+
 class Schedule:
     """Everything is chosen by the seed: cluster, settings, which faults there are and how often."""
 
@@ -34,14 +37,28 @@ class Schedule:
         self.cluster = self._cluster(seed)
         self.world = self.cluster.world
         self.random = self.world.random
-        faults: list[Callable[[], None]] = [
-            self.kill_agent,
-            self.kill_server,
-            self.kill_node,
-            self.kill_two,
+        chosen = self._theme()
+        self.faults = [(f, self.random.choice((1, 1, 2, 5))) for f in chosen]
+        self.pause = self.random.choice((0.3, 1.0, 2.0, 3.0))
+        self.longest = self.random.choice((0.5, 3.0, 8.0))
+        """Seconds that a fault lasts at most."""
+        self.on_primary = self.random.choice((0.3, 0.6, 0.9))
+        self.pounces = self.random.choice((0.0, 0.2, 0.5))
+        self.seen = 0
+        self.undo: list[Callable[[], None]] = []
+        self.chaos = False
+
+    def _theme(self) -> list[Fault]:
+        """Some schedules have one subject, the others a random choice of everything."""
+        crashes = [self.kill_server, self.kill_node, self.kill_two]
+        false_alarms = [self.mute, self.freeze_agent, self.kill_agent, self.hang_server]
+        changes = [self.cut_replication, self.kill_server, self.leave, self.kill_node]
+        freezes = [self.freeze_node, self.kill_server]
+        every: list[Fault] = [
+            *crashes,
+            *false_alarms,
             self.freeze_node,
-            self.freeze_agent,
-            self.hang_server,
+            self.cut_replication,
             self.isolate,
             self.cut_pair,
             self.cut_dcs,
@@ -51,18 +68,8 @@ class Schedule:
             self.pause_replay,
             self.change_tag,
         ]
-        if self.random.random() < 0.5:
-            faults = [*faults[:5], self.isolate, self.cut_dcs, self.leave]
-        chosen = [f for f in faults if self.random.random() < 0.5] or [self.kill_node]
-        self.faults = [(f, self.random.choice((1, 1, 2, 5))) for f in chosen]
-        self.pause = self.random.choice((0.3, 1.0, 2.0, 3.0))
-        self.longest = self.random.choice((1.0, 4.0, 12.0))
-        """Seconds that a fault lasts at most."""
-        self.on_primary = self.random.choice((0.3, 0.6, 0.9))
-        self.pounces = self.random.choice((0.0, 0.2, 0.5))
-        self.seen = 0
-        self.undo: list[Callable[[], None]] = []
-        self.chaos = False
+        some = [f for f in every if self.random.random() < 0.4] or crashes
+        return self.random.choice((crashes, false_alarms, changes, freezes, some, some, some))
 
     @staticmethod
     def _cluster(seed: int) -> Cluster:
@@ -95,6 +102,7 @@ class Schedule:
 
     def run(self) -> Outcome:
         cluster = self.cluster
+        cluster.pace = self.random.choice((1.0, 0.2))
         cluster.start()
         problem = ""
         if self.random.random() < 0.85:
@@ -104,7 +112,7 @@ class Schedule:
             self.world.rates = self._rates()
             self._strike()
             cluster.dcs.watchers["chaos"] = self._pounce
-            cluster.run(self.random.uniform(8.0, 30.0))
+            cluster.run(self.random.uniform(10.0, 30.0))
             self.heal()
             problem = cluster.settle(HEAL_LIMIT)
         if not problem:
@@ -243,6 +251,18 @@ class Schedule:
             ways |= {(kind, node, o) for o in others if outward}
             ways |= {(kind, o, node) for o in others if inward}
         self._block(ways)
+
+    def mute(self) -> None:
+        """The others hear nothing of its agent, but it reaches the DCS, and WAL flows."""
+        node = self.node().name
+        self._block({("peers", node, o) for o in self.cluster.nodes if o != node})
+
+    def cut_replication(self) -> None:
+        """A standby gets nothing while the others do."""
+        register, b = self.cluster.dcs.register, self.node().name
+        a = register.primary.name if register else b
+        if a != b:
+            self._block({("sql", a, b), ("sql", b, a)})
 
     def cut_pair(self) -> None:
         a, b = self.node().name, self.node().name

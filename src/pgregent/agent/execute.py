@@ -31,7 +31,7 @@ from pgregent.core.effects import (
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.types import Incarnation, Record
 from pgregent.ports.clock import Clock
-from pgregent.ports.postgres import PostgresServer, Upstream
+from pgregent.ports.postgres import Answer, PostgresServer, Upstream
 
 log = logging.getLogger("pgregent")
 
@@ -97,7 +97,10 @@ class Executor:
         asked_at = self._clock.now()
         try:
             result = await self._carry_out(effect)
-        except (Refused, Unavailable, OSError) as error:
+        except Exception as error:
+            # Whatever it was, the core has to hear of it: it waits for an answer.
+            if not isinstance(error, Refused | Unavailable):
+                log.exception("%s failed", type(effect).__name__)
             self._post(Failed(effect, str(error), await self._server.observe()))
             return
         took = self._clock.now() - asked_at
@@ -111,7 +114,7 @@ class Executor:
                 names = standby_names() if rule is None else synchronous_standby_names(rule)
                 source = self._upstream(upstream) if upstream is not None else None
                 await server.start(label, names, source, rule is None, deadline)
-                if rule is not None and term == 1:
+                if term == 1 and rule is not None and not (rule.k or rule.strict):
                     await server.ensure_roles()
             case Stop(immediate):
                 await server.stop(immediate)
@@ -143,7 +146,9 @@ class Executor:
         asked_at = self._clock.now()
         try:
             await self._server.barrier(synchronous_standby_names(effect.rule))
-        except (Refused, Unavailable, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, Refused | Unavailable):
+                log.exception("Barrier failed")
             self._post(Failed(effect, str(error)))
             return
         log.debug("Barrier took %.0f ms", (self._clock.now() - asked_at) * 1000)
@@ -152,19 +157,23 @@ class Executor:
     async def _slots(self, effect: Slots) -> None:
         try:
             await self._server.keep_slots(effect.members)
-        except (Refused, Unavailable):
-            return
+        except Exception as error:
+            log.warning("cannot keep the members' slots: %s", error)
 
     async def _deadline(self, at: float | None) -> None:
         try:
             await self._server.set_deadline(at)
-        except (Refused, Unavailable):
-            return
+        except Exception as error:
+            log.warning("cannot tell the guard its deadline: %s", error)
 
     async def _probe(self, effect: Probe) -> None:
         asked_at = self._clock.now()
         record = self._records().get(effect.name)
-        answered = False
-        if record is not None and record.host:
-            answered = await self._server.probe(record.host, record.port)
-        self._post(Probed(effect.name, answered, asked_at))
+        found = Answer.SILENT
+        try:
+            if record is not None and record.host:
+                found = await self._server.probe(record.host, record.port)
+        except Exception:
+            log.exception("cannot probe %s", effect.name)
+        refused = found is Answer.REFUSED
+        self._post(Probed(effect.name, found is Answer.ANSWERED, refused, asked_at))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -40,13 +41,14 @@ from pgregent.ports.dcs import CasConflict, CasDone, CasUnknown, Dcs
 from pgregent.ports.peers import Peers
 from pgregent.ports.postgres import PostgresServer
 
+log = logging.getLogger("pgregent")
+
 TICK = 0.05
 READ_EVERY = 1.0
 LOOK_SETTLED = 0.5
 LOOK_UNSETTLED = 0.03
 SILENT_AFTER = 0.25
 """Seconds without a member's heartbeat after which its walsender is looked at more often."""
-_ENDED = (channel.Evidence.PEER_CLOSED, channel.Evidence.PEER_LEFT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._cas_tasks: set[asyncio.Task[None]] = set()
         self._put: asyncio.Task[None] | None = None
+        self._to_put: Record | None = None
         self._addresses: dict[str, tuple[str, int]] = {}
 
     def post(self, event: Event) -> None:
@@ -116,7 +119,10 @@ class Agent:
                     if record.incarnation.name == name:
                         self.post(PeerHeard(record))
             case channel.PeerClosed(name, evidence):
-                self.post(PeerClosed(name, evidence in _ENDED))
+                record = self.records().get(name)
+                left = evidence is channel.Evidence.PEER_LEFT and record and record.leaving
+                died = evidence is channel.Evidence.PEER_CLOSED
+                self.post(PeerClosed(name, bool(left or died)))
                 self._look_now.set()
             case channel.PeerConnected():
                 pass
@@ -217,12 +223,15 @@ class Agent:
     # --- the DCS -------------------------------------------------------------------------------
 
     def _put_member(self, record: Record) -> None:
+        self._to_put = record
         if self._put is None or self._put.done():
-            self._put = asyncio.create_task(self._put_once(record))
+            self._put = asyncio.create_task(self._put_newest())
 
-    async def _put_once(self, record: Record) -> None:
-        with contextlib.suppress(Unavailable):
-            await self._dcs.put(self._keys.member(record.incarnation.name), encode(record))
+    async def _put_newest(self) -> None:
+        while (record := self._to_put) is not None:
+            self._to_put = None
+            with contextlib.suppress(Unavailable):
+                await self._dcs.put(self._keys.member(record.incarnation.name), encode(record))
 
     async def _write(self, effect: WriteRegister) -> None:
         asked_at = self._clock.now()
@@ -235,6 +244,10 @@ class Agent:
             result = await self._dcs.cas(self._keys.register, version, encode(effect.register))
         except Unavailable as error:
             self.post(CasAnswer(effect, False, str(error)))
+            return
+        except Exception as error:
+            log.exception("a write of the register failed")
+            self.post(CasAnswer(effect, None, str(error)))
             return
         match result:
             case CasDone(new_version):

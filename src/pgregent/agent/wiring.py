@@ -16,7 +16,7 @@ from pgregent.adapters.dcs.local import LocalDcs
 from pgregent.adapters.peers.auth import derive_key
 from pgregent.adapters.peers.channel import PeerChannel
 from pgregent.adapters.postgres import tools
-from pgregent.adapters.postgres.check import check_data_dir
+from pgregent.adapters.postgres.check import check_data_dir, check_parameters
 from pgregent.adapters.postgres.layout import ServerConfig
 from pgregent.adapters.postgres.server import LocalServer
 from pgregent.adapters.postgres.sql import Credentials
@@ -150,6 +150,7 @@ async def _run(config: AgentConfig, server_config: ServerConfig) -> int:
     clock = BoottimeClock()
     events = EventLog(server_config.state_dir / "events.jsonl", config.name, clock.epoch)
     store = Store(server_config.state_dir)
+    check_parameters(server_config.parameters)
     durable = store.load(config.name)
     dcs = await LocalDcs.open(config.local.path)
     keys = Keys(f"{config.namespace}/{config.scope}/pgregent")

@@ -222,10 +222,12 @@ class PeerClosed:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A fresh connection to a peer's PostgreSQL, begun at `asked_at`: did it answer?"""
+    """A fresh connection to a peer's PostgreSQL, begun at `asked_at`: did it answer? `refused`:
+    its kernel said that nobody listens; else it was silent."""
 
     name: str
     answered: bool
+    refused: bool
     asked_at: float
 
 

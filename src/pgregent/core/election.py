@@ -45,7 +45,10 @@ def suspicion(state: State) -> Suspicion | None:
     since = max(peer.not_primary_since, state.register_seen_at, state.started_at)
     if state.now - since >= state.settings.startup_grace:
         waited = state.now - since
-        return Suspicion(term, False, f"{name} has not become a running primary in {waited:.0f} s")
+        own_word = record is not None and record.state in (PgState.STOPPED, PgState.ABSENT)
+        return Suspicion(
+            term, own_word, f"{name} has not become a running primary in {waited:.0f} s"
+        )
     stuck = record.answered_ago if record is not None and record.serving else 0.0
     if stuck >= 3 * state.settings.suspect_after and silent < state.settings.suspect_after:
         return Suspicion(term, False, f"{name}'s PostgreSQL has not answered for {stuck:.1f} s")
@@ -119,6 +122,7 @@ def votes(state: State, register: Register) -> Mapping[Incarnation, Vote]:
         if peer.record is not None
         and peer.record.vote is not None
         and peer.record.vote.round == register.round
+        and peer.record.vote.system_id == register.system_id
     }
     if state.vote is not None and state.vote.round == register.round:
         found[state.me] = state.vote
@@ -129,10 +133,12 @@ def choose(register: Register, cast: Mapping[Incarnation, Vote]) -> Incarnation 
     """Who may be appointed: eligible, and at least as far as every member of some set of voters
     that satisfies every rule. The set of all voters that are not ahead is the largest such set."""
     appointed = {t.term for t in register.terms}
+    forgotten = min(appointed, default=1)
     by_name = sorted(cast)
     for winner in sorted(by_name, key=lambda m: cast[m].position, reverse=True):
         vote = cast[winner]
-        if not vote.eligible or vote.position.timeline not in appointed:
+        timeline = vote.position.timeline
+        if not vote.eligible or (timeline not in appointed and timeline >= forgotten):
             continue
         behind = frozenset(m for m, v in cast.items() if v.position <= vote.position)
         if satisfies_all(register, behind):

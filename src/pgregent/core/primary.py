@@ -16,7 +16,7 @@ from pgregent.core.election import cancel, elect
 from pgregent.core.lease import authority_until, has_authority
 from pgregent.core.plan import commit_barrier, do, probe, write
 from pgregent.core.standby import seal_and_vote, try_appoint
-from pgregent.core.types import PgState, Register, Stage
+from pgregent.core.types import PgState, Register, Rule, Stage
 from pgregent.core.view import Leaving, State
 
 SUCCESSION_WAIT = 3.0
@@ -55,9 +55,10 @@ def plan_primary(state: State) -> None:
 
 
 def _unanswered(state: State) -> None:
-    silent = state.now - state.postgres.answered_at
+    silent = state.now - max(state.postgres.answered_at, state.started_at, state.exited_at)
     state.why = "waiting for its PostgreSQL to answer"
-    if state.opened and silent > UNANSWERED_LIMIT:
+    limit = UNANSWERED_LIMIT if state.opened else state.settings.primary_start_timeout
+    if silent > limit and state.pg is None:
         state.why = f"its PostgreSQL has not answered a fresh connection for {silent:.0f} s"
         do(state, Stop(immediate=True), preempt=True)
 
@@ -69,8 +70,7 @@ def _in_office(state: State, register: Register) -> None:
         state.durable = replace(state.durable, promoted=register.term, promoting=0)
     if state.applied != rule:
         state.why = f"applying the rule {rule}"
-        empty = not synchronous_standby_names(rule)
-        do(state, ApplyRule(rule, checkpoint=state.names_were_empty and not empty))
+        _apply(state, rule)
     elif state.barriered != rule and rule.strict:
         # A commit would wait; and the writer has everything that it ever acknowledged.
         state.barriered = rule
@@ -91,6 +91,11 @@ def _in_office(state: State, register: Register) -> None:
             probe(state, member.name)
     _change_rule(state, register)
     _keep_slots(state)
+
+
+def _apply(state: State, rule: Rule) -> None:
+    empty = not synchronous_standby_names(rule)
+    do(state, ApplyRule(rule, checkpoint=state.names_were_empty and not empty))
 
 
 def _with_start(state: State, register: Register) -> Register:
@@ -121,7 +126,9 @@ def _change_rule(state: State, register: Register) -> None:
     if state.leaving is not Leaving.NO:
         return
     wanted, why = desired_rule(state)
-    if wanted == register.rule or len(register.rules) >= MAX_RULES:
+    if wanted == register.rule:
+        return
+    if len(register.rules) >= MAX_RULES and wanted not in register.rules:
         return
     streaming = streaming_members(state)
     met = sum(m in streaming for m in register.rule.members) >= register.rule.k
@@ -184,6 +191,7 @@ def _restart(state: State, register: Register) -> None:
         return
     state.down = False
     if state.postgres.disk_timeline == 0 or state.pg is not None:
+        state.why = "looking at its data directory (pg_controldata)"
         return
     if state.durable.promoted != register.term:
         state.why = "starting as a standby, to be promoted"
@@ -229,7 +237,9 @@ def _in_election(state: State, register: Register) -> None:
     waited = state.now - state.register_seen_at
     if postgres.state is PgState.PRIMARY and _may_reclaim(state, register):
         state.why = "an election has begun though it is alive: taking the office back"
-        if postgres.answered_at > state.register_seen_at and state.applied is not None:
+        if state.applied is None:
+            _apply(state, register.rule)
+        elif postgres.answered_at > state.register_seen_at:
             # Another barrier re-arms it, and shows that acknowledgements still come.
             state.reclaim_armed, state.reclaim_round = False, register.round
             state.barriered = None

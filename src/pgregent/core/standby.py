@@ -23,7 +23,7 @@ TURN = 0.1
 """Seconds between the turns of those who could begin an election or make an appointment."""
 START_ATTEMPTS = 5
 """Failed starts after which a data directory is set aside and cloned anew."""
-STUCK_LIMIT = 30.0
+STUCK_LIMIT = 60.0
 """Seconds without streaming and without progress after which a standby is cloned anew."""
 
 
@@ -32,6 +32,11 @@ def plan_standby(state: State) -> None:
     register = state.register
     assert register is not None
     state.down = False
+    if _source_was_superseded(state, register):
+        state.why = "the primary that it was rewound from is superseded: it has to be cloned"
+        state.durable = replace(state.durable, stage=Stage.CLONE)
+        do(state, Stop(immediate=True), preempt=True)
+        return
     if register.electing:
         seal_and_vote(state, register)
         try_appoint(state, register)
@@ -52,7 +57,23 @@ def plan_standby(state: State) -> None:
         case PgState.ABSENT:
             _make_anew(state, register, Rejoin.CLONE, "it has no data")
         case PgState.STARTING | PgState.UNKNOWN:
-            state.why = "waiting for its PostgreSQL to answer"
+            _unanswered(state)
+
+
+def _unanswered(state: State) -> None:
+    since = max(state.postgres.answered_at, state.started_at, state.exited_at)
+    state.why = "waiting for its PostgreSQL to answer"
+    if state.now - since > state.settings.primary_start_timeout and state.pg is None:
+        state.why = "its PostgreSQL has not answered for too long: stopping it"
+        state.start_failures += 1
+        do(state, Stop(immediate=True))
+
+
+def _source_was_superseded(state: State, register: Register) -> bool:
+    """A rewound server that starts has to replay WAL that only its source has."""
+    if state.durable.stage is not Stage.REWOUND:
+        return False
+    return register.electing or register.term != state.durable.rewound
 
 
 def _watch(state: State, register: Register) -> None:
@@ -94,7 +115,7 @@ def _follow(state: State, register: Register) -> None:
     if needed is not Rejoin.FOLLOW:
         state.why = f"its log went past where term {register.term} began: waiting to rewind"
         if fork_is_final(register) and _primary_serves(state, register):
-            state.needs_rewind = True
+            state.needs_rewind = register.term
             do(state, Stop(immediate=False))
         return
     name = register.primary.name
@@ -121,10 +142,20 @@ def _clone_if_stuck(state: State, register: Register) -> None:
 
 def _start(state: State, register: Register) -> None:
     if state.pg is not None or state.postgres.disk_timeline == 0:
+        state.why = state.why if state.pg else "looking at its data directory (pg_controldata)"
         return
-    if state.durable.stage is not Stage.NONE:
+    if register.primary.name == state.me.name:
+        state.why = (
+            "the register names an earlier life of this member, whose state file is gone: bring "
+            "that file back beside the data directory, or another member of the rule"
+        )
+        return
+    if state.durable.stage is Stage.REWOUND:
+        state.why = f"rewound: starting as a standby of {register.primary.name}"
+        do(state, Start(register.term, None, register.primary))
+    elif state.durable.stage is not Stage.NONE:
         _make_anew(state, register, Rejoin.CLONE, "its data directory cannot be used")
-    elif state.needs_rewind:
+    elif state.needs_rewind == register.term:
         how = Rejoin.REWIND if state.settings.use_pg_rewind else Rejoin.CLONE
         _make_anew(state, register, how, "its log has diverged")
     elif state.start_failures >= START_ATTEMPTS:

@@ -60,6 +60,8 @@ from pgregent.core.view import Leaving, State
 
 FROZEN_AFTER = 0.5
 """Seconds without any event, though time ticks much faster: this process did not run."""
+NAMES_LOOKS = 2
+"""Looks in a row that have to show other names: a session adopts a reload late."""
 DEADLINE_STEP = 0.25
 DEADLINE_EVERY = 1.0
 """The guard is told when the deadline has moved by the step, and every second in any case, since
@@ -85,12 +87,24 @@ def _decide(state: State) -> None:
         state.why = "the DCS shows less than this member has seen: it was emptied or restored"
     if state.leaving is not Leaving.NO:
         plan_leaving(state)
+    elif _is_strangers(state):
+        state.why = (
+            f"its data directory has system identifier {state.postgres.system_id}, not the "
+            "cluster's: it belongs to another cluster; move it away, or correct data_dir"
+        )
     elif register is None or register.term == 0:
         plan_bootstrap(state)
     elif state.is_primary:
         plan_primary(state)
     else:
         plan_standby(state)
+
+
+def _is_strangers(state: State) -> bool:
+    register, own = state.register, state.postgres.system_id
+    if register is None or not register.system_id or not own:
+        return False
+    return own != register.system_id and state.durable.stage is Stage.NONE
 
 
 def _absorb(state: State, event: Event) -> None:
@@ -126,11 +140,12 @@ def _peer_evidence(state: State, event: PeerClosed | Probed) -> None:
         case PeerClosed(_, positive):
             if positive:
                 peer.closed, peer.closed_at = True, state.now
-        case Probed(_, answered, asked_at):
+        case Probed(_, answered, refused, asked_at):
             peer.probing = False
             if answered:
                 peer.probed_ok_at = asked_at
-            else:
+            elif refused or not state.postgres.streaming:
+                # Mere slowness is no evidence against a server that WAL still comes from.
                 peer.probed_bad_at = asked_at
 
 
@@ -139,10 +154,11 @@ def _see(state: State, register: Register) -> None:
     known = state.register
     if known is not None and register.seq <= known.seq:
         return
-    if register.system_id and state.postgres.system_id not in ("", register.system_id):
-        if known is None or known.term > 0:
-            state.why = "its data directory belongs to another cluster"
-            return
+    if known is not None and known.system_id not in ("", register.system_id):
+        state.announce("refused", "the DCS shows the register of another cluster")
+        return
+    claimed = known is not None and known.term == 0 and known.primary == state.me
+    if claimed and state.postgres.system_id not in ("", register.system_id):
         # It was creating the cluster when another member did: its directory was never in office.
         state.durable = replace(state.durable, stage=Stage.CLONE)
     changed = known is None or (known.term, known.round, known.electing) != (
@@ -172,11 +188,12 @@ def _register_read(
     else:
         _see(state, register)
         newest = state.register
-        assert newest is not None
-        if register.seq == newest.seq:
+        if newest is None:
+            return
+        if register == newest:
             state.read_at = max(state.read_at, asked_at)
             state.register_lost = False
-        elif asked_at > state.seq_seen_at:
+        elif register.seq <= newest.seq and asked_at > state.seq_seen_at:
             state.register_lost = True
     for record in members:
         _member_read(state, record)
@@ -211,6 +228,8 @@ def _peer_heard(state: State, record: Record) -> None:
     peer = state.peer(record.incarnation.name)
     if peer.record is not None and peer.record.incarnation != record.incarnation:
         peer.granted_at, peer.granted_term = float("-inf"), 0
+    if peer.record is not None and record.replay_lsn > peer.record.replay_lsn:
+        peer.not_primary_since = state.now
     peer.record, peer.heard_at, peer.closed = record, state.now, False
     if record.register is not None:
         _see(state, record.register)
@@ -236,6 +255,23 @@ def _observed(state: State, postgres: Postgres, effects_done: int) -> None:
         _exited(state, "its PostgreSQL was found stopped")
     state.postgres = postgres
     note_walsenders(state)
+    _compare_names(state)
+    if postgres.state is PgState.STANDBY and state.durable.stage is Stage.REWOUND:
+        state.durable = replace(state.durable, stage=Stage.NONE)
+
+
+def _compare_names(state: State) -> None:
+    """Somebody else may have changed synchronous_standby_names: then the rule is applied again."""
+    applied, postgres = state.applied, state.postgres
+    same = applied is None or postgres.names == synchronous_standby_names(applied)
+    if same or postgres.state is not PgState.PRIMARY or state.pg is not None:
+        state.names_differ = 0
+        return
+    state.names_differ += 1
+    if state.names_differ >= NAMES_LOOKS:
+        state.announce("refused", f"synchronous_standby_names was changed to {postgres.names!r}")
+        state.names_were_empty = state.names_were_empty or not postgres.names
+        state.applied = state.barriered = None
 
 
 def _exited(state: State, why: str) -> None:
@@ -244,6 +280,9 @@ def _exited(state: State, why: str) -> None:
     if state.running or state.pg is not None:
         state.announce("postgres_exited", why)
     state.exited_at = state.now
+    if isinstance(state.pg, Start):
+        state.start_failures += 1
+        state.pg_failed_at = state.now
     if not isinstance(state.pg, Initdb | Rewind | Clone):
         state.pg = None
     state.postgres = Postgres(PgState.STOPPED, system_id=state.postgres.system_id)
@@ -301,9 +340,12 @@ def _conclude(
                 _promoted(state, effect, result)
         case ApplyRule(rule, _):
             _apply(state, rule)
-        case Rewind() | Clone():
+        case Rewind(_, term):
+            state.durable = replace(state.durable, stage=Stage.REWOUND, rewound=term)
+            state.needs_rewind = state.start_failures = 0
+        case Clone():
             state.durable = replace(state.durable, stage=Stage.NONE)
-            state.needs_rewind = False
+            state.needs_rewind = state.start_failures = 0
         case Checkpoint():
             state.checkpointed = True
         case Initdb():
@@ -319,7 +361,9 @@ def _apply(state: State, rule: Rule | None) -> None:
 def _vote(state: State, sealed: Sealed) -> None:
     eligible, reason = vote_is_eligible(state)
     state.voted_at = state.now
-    state.vote = Vote(sealed.round, sealed.position, sealed.newest_history, eligible, reason)
+    own = state.postgres.system_id
+    history = sealed.newest_history
+    state.vote = Vote(sealed.round, sealed.position, history, eligible, reason, own)
 
 
 def _promoted(state: State, effect: Promote, promoted: Promoted) -> None:
@@ -337,7 +381,8 @@ def _promoted(state: State, effect: Promote, promoted: Promoted) -> None:
 def _failed(state: State, answer: Failed) -> None:
     if isinstance(answer.effect, Barrier):
         if state.barrier == answer.effect:
-            state.barrier = None
+            # Perhaps other names are in force: apply the rule again before the next one.
+            state.barrier = state.applied = None
         return
     if state.pg != answer.effect:
         return
@@ -346,13 +391,14 @@ def _failed(state: State, answer: Failed) -> None:
     state.pg_failed_at, state.pg_failed_why = state.now, answer.reason
     if answer.postgres is not None:
         state.postgres = answer.postgres
+    if isinstance(answer.effect, Checkpoint):
+        state.checkpointed = True
     state.announce("failed", f"{type(answer.effect).__name__.lower()}: {answer.reason}")
     if isinstance(answer.effect, Rewind):
         # A rewind that failed leaves a directory that cannot be used.
         state.durable = replace(state.durable, stage=Stage.CLONE)
-        state.needs_rewind = False
+        state.needs_rewind = 0
     if isinstance(answer.effect, Start):
-        state.start_failures += 1
         _forget_server(state)
 
 
@@ -362,13 +408,12 @@ def _set_deadline(state: State) -> None:
     register, running = state.register, state.postgres.state
     if register is None or register.term == 0:
         return
-    at: float | None = None
     promoting = isinstance(state.pg, Promote) or state.durable.promoting == register.term
-    if state.is_primary and (running is PgState.PRIMARY or promoting):
-        at = authority_until(state)
-        if at is not None and at <= state.now:
-            return
-    elif running not in (PgState.STANDBY, PgState.STOPPED):
+    starting = isinstance(state.pg, Start) and state.pg.rule is not None
+    if not state.is_primary or not (running is PgState.PRIMARY or promoting or starting):
+        return
+    at = authority_until(state)
+    if at is not None and at <= state.now:
         return
     told = state.now - state.deadline_told_at < DEADLINE_EVERY
     moved = at != state.deadline and (

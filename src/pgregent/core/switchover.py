@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pgregent.core.durability import make_rule, with_rule
-from pgregent.core.effects import Checkpoint, Exit, Stop
+from pgregent.core.effects import Checkpoint, Clone, Exit, Initdb, Rewind, Stop
 from pgregent.core.election import MAX_TERMS
 from pgregent.core.plan import do, write
 from pgregent.core.types import Incarnation, PgState, Record, Register, Term
@@ -20,21 +20,24 @@ HANDOVER_LIMIT = 5.0
 def plan_leaving(state: State) -> None:
     """One step on the way out."""
     register = state.register
-    idle = state.pg is None
-    if state.postgres.state in (PgState.STOPPED, PgState.ABSENT, PgState.UNKNOWN) and idle:
+    idle = state.pg is None or isinstance(state.pg, Clone | Rewind | Initdb)
+    if state.postgres.state in (PgState.STOPPED, PgState.ABSENT) and idle:
         if state.is_primary and register is not None and _hand_over(state, register):
             return
-        if state.postgres.state is not PgState.UNKNOWN or state.now - state.leaving_since > 1.0:
-            state.why = "stopped: leaving"
-            state.exiting = True
-            state.out.append(Exit())
+        state.why = "stopped: leaving"
+        state.exiting = True
+        state.out.append(Exit())
+        return
+    if state.postgres.state is PgState.UNKNOWN and state.now - state.leaving_since > 1.0:
+        state.why = "leaving: its PostgreSQL does not answer, stopping it"
+        do(state, Stop(immediate=True), preempt=True)
         return
     if register is None or state.leaving is Leaving.CLUSTER or not state.is_primary:
         if register is not None and _still_counted(state, register):
             state.why = "leaving: waiting for the primary to take it out of the rule"
             return
         state.why = "leaving: stopping PostgreSQL"
-        do(state, Stop(immediate=False))
+        do(state, Stop(immediate=False), preempt=True)
         return
     _stop_primary(state)
 
@@ -83,8 +86,8 @@ def _hand_over(state: State, register: Register) -> bool:
         return False
     if state.now - max(state.exited_at, state.leaving_since) > HANDOVER_LIMIT:
         return False
-    if postgres.state is not PgState.STOPPED or postgres.disk_timeline == 0:
-        return postgres.state is PgState.UNKNOWN
+    if postgres.disk_timeline == 0:
+        return True
     heir = candidate(state)
     if not postgres.clean or heir is None:
         return False

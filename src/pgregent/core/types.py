@@ -93,6 +93,8 @@ class Stage(Enum):
     NONE = "none"
     CLONE = "clone"
     REWIND = "rewind"
+    REWOUND = "rewound"
+    """Rewound, and consistent only once it has replayed what it needs of its source's WAL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ class Durable:
     promoted: int = 0
     """The term that this data directory was seen to be the primary of."""
     stage: Stage = Stage.NONE
+    rewound: int = 0
+    """The term whose primary it was rewound from, while REWOUND."""
     remade: int = 0
     """How often the data directory was made anew; part of the incarnation's id."""
 
@@ -144,6 +148,8 @@ class Postgres:
     upstream_timeline: int = 0
     replay_paused: bool = False
     walsenders: tuple[Walsender, ...] = ()
+    names: str = ""
+    """synchronous_standby_names as a session sees it."""
     disk_timeline: int = 0
     """Stopped: the newest timeline with a real history file or in the control file."""
     clean: bool = False
@@ -162,6 +168,7 @@ class Vote:
     newest_history: int
     eligible: bool
     reason: str = ""
+    system_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,8 @@ class State:
     began: bool = False
     """This agent itself started or promoted the server that runs."""
     applied: Rule | None = None
+    names_differ: int = 0
+    """How many looks in a row showed other names than those of the rule applied."""
     names_were_empty: bool = True
     barriered: Rule | None = None
     barriers: int = 0
@@ -118,7 +120,8 @@ class State:
     reclaim_round: int = -1
     holding: bool = False
     checkpointed: bool = False
-    needs_rewind: bool = False
+    needs_rewind: int = 0
+    """The term that the log was seen to have diverged from; 0: none."""
     start_failures: int = 0
     promotion: Promoted | None = None
     """How this server's promotion ended, as it told; its timeline is the term."""

@@ -6,6 +6,7 @@ not known whether it was; the agent looks again either way.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from pgregent.core.effects import Promoted, Sealed
@@ -19,6 +20,14 @@ class Upstream:
     name: str
     host: str
     port: int
+
+
+class Answer(Enum):
+    """What became of a fresh connection."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    SILENT = "silent"
 
 
 class PostgresServer(Protocol):
@@ -96,8 +105,8 @@ class PostgresServer(Protocol):
         """When the guard is to stop the server that runs now (CLOCK_BOOTTIME)."""
         ...
 
-    async def probe(self, host: str, port: int) -> bool:
-        """Whether a fresh connection to another member's server answers within 200 ms."""
+    async def probe(self, host: str, port: int) -> Answer:
+        """What a fresh connection to another member's server says within 200 ms."""
         ...
 
     async def quit(self) -> None:

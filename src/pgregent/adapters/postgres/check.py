@@ -1,9 +1,29 @@
 """What an agent refuses to touch: looked at before anything is changed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pgregent.adapters.postgres import tools, wal
 from pgregent.core.errors import Refused
+
+EMPTY_PROMISES = {
+    "fsync": ("on",),
+    "full_page_writes": ("on",),
+    "synchronous_commit": ("on", "remote_apply"),
+}
+"""Parameters with which an acknowledgement would say nothing, and the values that are allowed."""
+
+
+def check_parameters(parameters: Mapping[str, str]) -> None:
+    """Raise Refused for a parameter that would make acknowledgements worthless."""
+    for name, allowed in EMPTY_PROMISES.items():
+        value = parameters.get(name, allowed[0]).lower()
+        truth = "on" if value in ("true", "yes", "1") else value
+        if truth not in allowed:
+            raise Refused(
+                f"postgresql.parameters.{name}: found {value}, expected {' or '.join(allowed)}: "
+                "with it an acknowledged commit could be lost; remove it"
+            )
 
 
 def check_data_dir(data_dir: Path, bin_dir: Path, system_id: str) -> None:

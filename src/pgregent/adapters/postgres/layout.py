@@ -66,6 +66,13 @@ class ServerConfig:
     initdb: tuple[str, ...] = ()
 
     @property
+    def passwords_needed(self) -> bool:
+        """Whether a walreceiver without its password file surely cannot get in."""
+        methods = ("scram-sha-256", "md5", "password", "reject")
+        lines = (line.split("#")[0].split() for line in self.pg_hba)
+        return all(any(word in methods for word in words) for words in lines if words)
+
+    @property
     def state_dir(self) -> Path:
         """Beside the data directory, on the same file system: it survives a new container."""
         return self.data_dir.with_name(self.data_dir.name + ".pgregent")

@@ -12,6 +12,7 @@ from pgregent.core.types import PgState, Position, Postgres, Walsender
 
 FRESH_EVERY = 1.0
 ANSWER_TIMEOUT = 1.0
+STARTING_WORDS = ("starting up", "recovery", "not yet accepting connections")
 
 
 def now() -> float:
@@ -58,7 +59,7 @@ class Observer:
         try:
             conn = await sql.connect(self._server, self._config.superuser, timeout=ANSWER_TIMEOUT)
         except Unavailable as error:
-            self._starting = "starting up" in error.reason or "recovery" in error.reason
+            self._starting = any(w in error.reason for w in STARTING_WORDS)
             return False
         if self.postmaster is None:
             conn.pgconn.finish()
@@ -135,6 +136,7 @@ class Observer:
                 Walsender(w.application_name, w.state == "streaming", w.flush_lsn)
                 for w in status.walsenders
             ),
+            names=status.synchronous_standby_names,
             answered_at=self._answered_at,
             system_id=str(status.system_identifier),
         )

@@ -25,7 +25,7 @@ from pgregent.adapters.postgres.observe import Observer
 from pgregent.core.effects import Promoted, Sealed
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.types import Postgres
-from pgregent.ports.postgres import Upstream
+from pgregent.ports.postgres import Answer, Upstream
 
 START_TIMEOUT = 300.0
 FAST_STOP_TIMEOUT = 30.0
@@ -34,6 +34,8 @@ SEAL_TIMEOUT = 10.0
 BARRIER_TIMEOUT = 10.0
 PROBE_TIMEOUT = 0.2
 POLL = 0.005
+RELOADED_AFTER = 0.1
+"""Seconds, several times wal_retrieve_retry_interval."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +54,8 @@ class LocalServer:
         self._server = sql.Server(config.local_host, config.port)
         self._observer = Observer(config, self._server)
         self._closing = False
+        self._connecting = asyncio.Lock()
+        self._replaced = False
         self._thread = ThreadPoolExecutor(1, "files")
 
     async def _files(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -68,6 +72,10 @@ class LocalServer:
         await self._connect_guard()
 
     async def _connect_guard(self) -> Guard:
+        async with self._connecting:
+            return await self._connect_guard_once()
+
+    async def _connect_guard_once(self) -> Guard:
         if self._guard is not None and not self._guard.closed.is_set():
             return self._guard
         config = self.config
@@ -102,9 +110,19 @@ class LocalServer:
         if not self._closing and (self._guard is None or self._guard.closed.is_set()):
             with contextlib.suppress(Refused, Unavailable):
                 await self._connect_guard()
-        return await self._observer.look()
+        seen = await self._observer.look()
+        if self._replaced and seen.streaming:
+            self._replaced = False
+            await self._files(self._keep_newest_aside)
+        return seen
 
-    async def probe(self, host: str, port: int) -> bool:
+    def _keep_newest_aside(self) -> None:
+        """Once the new data directory has shown that it works, only the newest old one is kept."""
+        data = self.config.data_dir
+        for old in sorted(data.parent.glob(f"{data.name}.aside-*"))[:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    async def probe(self, host: str, port: int) -> Answer:
         """See the port."""
         server = sql.Server(host, port)
         try:
@@ -116,9 +134,12 @@ class LocalServer:
             )
         except Unavailable as error:
             # It said something: it is alive, whatever it said.
-            return "FATAL" in error.reason and "starting up" not in error.reason
+            if "FATAL" in error.reason and "starting up" not in error.reason:
+                return Answer.ANSWERED
+            ended = any(word in error.reason for word in ("refused", "reset", "closed", "FATAL"))
+            return Answer.REFUSED if ended else Answer.SILENT
         await sql.close(conn)
-        return True
+        return Answer.ANSWERED
 
     # --- starting and stopping -----------------------------------------------------------------
 
@@ -144,6 +165,8 @@ class LocalServer:
         until = time.monotonic() + START_TIMEOUT
         while not await self._observer.answers():
             if self._observer.postmaster != started.pid:
+                # `on_exit` has said so, and what follows from it takes the place of this.
+                await asyncio.sleep(5.0)
                 raise Unavailable("postgres", f"it ended while it started: see {config.log_file}")
             if time.monotonic() > until:
                 raise Unavailable("postgres", f"it has not started in {START_TIMEOUT:.0f} s")
@@ -168,6 +191,7 @@ class LocalServer:
 
     def _write_role(self, label: str, names: str, upstream: Upstream | None) -> None:
         config = self.config
+        render.strip_auto_conf(config.data_dir, config.owner)
         if upstream is None:
             config.passfile.unlink(missing_ok=True)
             role = render.Role(synchronous_standby_names=names)
@@ -249,6 +273,12 @@ class LocalServer:
             until = time.monotonic() + SEAL_TIMEOUT
             while time.monotonic() < until:
                 if await sql.walreceiver_gone(conn):
+                    if not self.config.passwords_needed:
+                        # One may still be started with what recovery read last: wait until it
+                        # must have read the configuration again.
+                        await asyncio.sleep(RELOADED_AFTER)
+                        if not await sql.walreceiver_gone(conn):
+                            continue
                     position = await self._observer.log_end(conn)
                     if position is not None:
                         newest = wal.newest_history(self.config.data_dir)
@@ -292,7 +322,6 @@ class LocalServer:
 
     async def apply_names(self, names: str, checkpoint: bool) -> None:
         """See the port."""
-        await self._files(render.strip_auto_conf, self.config.data_dir, self.config.owner)
         await self._reconfigure("", names, None)
         until = time.monotonic() + 5.0
         while True:
@@ -325,8 +354,11 @@ class LocalServer:
 
     async def checkpoint(self) -> None:
         """See the port."""
-        async with self._observer.connection() as conn:
+        conn = await sql.connect(self._server, self.config.superuser, timeout=2.0)
+        try:
             await sql.checkpoint(conn, timeout=300.0)
+        finally:
+            await sql.close(conn)
 
     async def keep_slots(self, members: tuple[str, ...]) -> None:
         """See the port."""
@@ -455,7 +487,7 @@ class LocalServer:
             )
 
     def _swap(self) -> None:
-        """Put the complete new directory in place; what was there is set aside, the newest kept."""
+        """Put the complete new directory in place; what was there is set aside."""
         data, fresh = self.config.data_dir, self._fresh_dir
         aside: Path | None = None
         if data.exists() and any(data.iterdir()):
@@ -466,8 +498,6 @@ class LocalServer:
         fresh.rename(data)
         render.fsync_dir(data.parent)
         if aside is not None:
-            for old in sorted(data.parent.glob(f"{data.name}.aside-*")):
-                if old != aside:
-                    shutil.rmtree(old, ignore_errors=True)
+            self._replaced = True
             size = sum(f.lstat().st_size for f in aside.rglob("*") if f.is_file())
             self._on_set_aside(aside, size)
