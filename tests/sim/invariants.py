@@ -32,6 +32,9 @@ class Checker:
         self.opened_logs: dict[int, tuple[int, set[int]]] = {}
         self.register: Register | None = None
         self.ways: set[str] = set()
+        self._now: dict[str, Incarnation] = {}
+        self._before: dict[str, Incarnation] = {}
+        """What each node was before its data directory was made anew."""
         self._open: dict[str, int] = {}
         self._thaws: dict[str, int] = {}
         self._writes = 0
@@ -94,6 +97,8 @@ class Checker:
 
     def stepped(self, node: "Node", state: State) -> None:
         """After each step of a core."""
+        if state.me != self._now.setdefault(node.name, state.me):
+            self._before[node.name], self._now[node.name] = self._now[node.name], state.me
         register = state.register
         term = register.term if register is not None and serving(state) else 0
         if term and self._open.get(node.name) != term:
@@ -136,6 +141,11 @@ class Checker:
         for other in self.nodes.values():
             if other is not node and other.disk.usable:
                 mine -= other.disk.writes()
+        before = self._before.get(node.name)
+        rules = self.register.rules[:-1] if self.register else ()
+        counted = [r for r in rules if before and before in (r.writer, *r.members)]
+        if self.register and any(r.writer != self.register.primary for r in counted):
+            self.broken(f"S8: the {how} of {node.name} destroys a log that {counted[0]} counts on")
         if mine:
             self.broken(f"S8: the {how} of {node.name} destroys the last copy of {sorted(mine)[:9]}")
 

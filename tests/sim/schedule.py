@@ -1,6 +1,6 @@
 """Random schedules: a safety phase full of faults, then everything heals and has to be well."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,15 +30,17 @@ Fault = Callable[[], None]
 
 
 class Schedule:
-    """Everything is chosen by the seed: cluster, settings, which faults there are and how often."""
+    """Everything is chosen by the seed: cluster, settings, which faults there are and how often.
+    Most have a theme; the others mix everything."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, theme: str = "") -> None:
         self.seed = seed
         self.cluster = self._cluster(seed)
         self.world = self.cluster.world
         self.random = self.world.random
-        chosen = self._theme()
-        self.faults = [(f, self.random.choice((1, 1, 2, 5))) for f in chosen]
+        themes = self._themes()
+        chosen = theme or self.random.choice((*themes, "anything", "anything"))
+        self.faults = [(f, self.random.choice((1, 1, 2, 5))) for f in themes[chosen]]
         self.pause = self.random.choice((0.3, 1.0, 2.0, 3.0))
         self.longest = self.random.choice((0.5, 3.0, 8.0))
         """Seconds that a fault lasts at most."""
@@ -48,15 +50,12 @@ class Schedule:
         self.undo: list[Callable[[], None]] = []
         self.chaos = False
 
-    def _theme(self) -> list[Fault]:
-        """Some schedules have one subject, the others a random choice of everything."""
-        crashes = [self.kill_server, self.kill_node, self.kill_two]
-        false_alarms = [self.mute, self.freeze_agent, self.kill_agent, self.hang_server]
-        changes = [self.cut_replication, self.kill_server, self.leave, self.kill_node]
-        freezes = [self.freeze_node, self.kill_server]
+    def _themes(self) -> Mapping[str, list[Fault]]:
+        crashes: list[Fault] = [self.kill_server, self.kill_node, self.kill_two]
+        alarms: list[Fault] = [self.mute, self.freeze_agent, self.kill_agent, self.hang_server]
         every: list[Fault] = [
             *crashes,
-            *false_alarms,
+            *alarms,
             self.freeze_node,
             self.cut_replication,
             self.isolate,
@@ -68,8 +67,13 @@ class Schedule:
             self.pause_replay,
             self.change_tag,
         ]
-        some = [f for f in every if self.random.random() < 0.4] or crashes
-        return self.random.choice((crashes, false_alarms, changes, freezes, some, some, some))
+        return {
+            "crashes": crashes,
+            "false alarms": alarms,
+            "changes": [self.cut_replication, self.kill_server, self.leave, self.kill_node],
+            "freezes": [self.freeze_node, self.kill_server],
+            "anything": [f for f in every if self.random.random() < 0.4] or crashes,
+        }
 
     @staticmethod
     def _cluster(seed: int) -> Cluster:
@@ -318,6 +322,6 @@ class Schedule:
         self._come_back(node, 1.0)
 
 
-def play(seed: int) -> Outcome:
-    """Play one schedule."""
-    return Schedule(seed).run()
+def play(seed: int, theme: str = "") -> Outcome:
+    """Play one schedule; of this theme, if one is named."""
+    return Schedule(seed, theme).run()

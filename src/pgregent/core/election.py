@@ -14,6 +14,9 @@ from pgregent.core.types import (
 )
 from pgregent.core.view import Leaving, State
 
+STUCK_LIMIT = 3.0
+"""Seconds, at least, without an answer of the primary's PostgreSQL that count against it: a healthy
+one is asked afresh about every 1.5 s."""
 MAX_TERMS = 32
 """Older terms are forgotten; a log that ends in one of those is cloned anew."""
 
@@ -50,7 +53,8 @@ def suspicion(state: State) -> Suspicion | None:
             term, own_word, f"{name} has not become a running primary in {waited:.0f} s"
         )
     stuck = record.answered_ago if record is not None and record.serving else 0.0
-    if stuck >= 3 * state.settings.suspect_after and silent < state.settings.suspect_after:
+    limit = max(3 * state.settings.suspect_after, STUCK_LIMIT)
+    if stuck >= limit and silent < state.settings.suspect_after:
         return Suspicion(term, False, f"{name}'s PostgreSQL has not answered for {stuck:.1f} s")
     return None
 
