@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from tests.sim.fake_postgres import Wal
+
 from pgregent.core.effects import Announce
 from pgregent.core.publish import serving
 from pgregent.core.types import Incarnation, PgState, Register
 from pgregent.core.view import State
-from tests.sim.fake_postgres import Wal
 
 if TYPE_CHECKING:
     from tests.sim.node import Node
@@ -147,7 +148,9 @@ class Checker:
         if self.register and any(r.writer != self.register.primary for r in counted):
             self.broken(f"S8: the {how} of {node.name} destroys a log that {counted[0]} counts on")
         if mine:
-            self.broken(f"S8: the {how} of {node.name} destroys the last copy of {sorted(mine)[:9]}")
+            self.broken(
+                f"S8: the {how} of {node.name} destroys the last copy of {sorted(mine)[:9]}"
+            )
 
     def lost_disk(self, node: "Node") -> None:
         """A fault did it: then the schedule has to leave another copy."""

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from tests.sim.agent import SimAgent
+from tests.sim.port import Port
+from tests.sim.world import Work
 
 from pgregent.core import durability, election, lease, plan, primary, publish, standby, switchover
 from pgregent.core.effects import Sealed
 from pgregent.core.types import Incarnation, PgState, Position, Register, Rule, Stage, Vote
 from pgregent.core.view import State
-from tests.sim.agent import SimAgent
-from tests.sim.port import Port
-from tests.sim.world import Work
 
 Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]

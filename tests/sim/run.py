@@ -31,7 +31,9 @@ def main() -> int:
             bad += 1
             print(f"seed {seed} ({outcome.terms} terms): {outcome.problem}", flush=True)
     took = time.monotonic() - began
-    print(f"{played} schedules, {events} events, {acked} writes, {terms} terms, {bad} bad, {took:.1f} s; {ways}")
+    print(
+        f"{played} schedules, {events} events, {acked} writes, {terms} terms, {bad} bad, {took:.1f} s; {ways}"
+    )
     return bad > 0
 
 

@@ -245,7 +245,9 @@ class Schedule:
     def isolate(self) -> None:
         """Cut one node off: from the others, from the DCS, one way or both, or in part."""
         node = self.node().name
-        kinds = self.random.choice((("peers", "sql", "dcs"), ("peers", "sql"), ("peers",), ("sql",)))
+        kinds = self.random.choice(
+            (("peers", "sql", "dcs"), ("peers", "sql"), ("peers",), ("sql",))
+        )
         inward, outward = self.random.choice(((1, 1), (1, 1), (1, 0), (0, 1)))
         ways: set[tuple[str, str, str]] = set()
         for kind in kinds:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -126,7 +127,7 @@ class PrettyPrinter:
         """Whether another member has said the same just now."""
         now = time.monotonic()
         if now - self._said.get((kind, why), -_REPEATED_S) < _REPEATED_S:
-            return kind not in ("started", "exited")
+            return kind in ("election", "register", "suspect")
         self._said = {k: at for k, at in self._said.items() if now - at < _REPEATED_S}
         self._said[kind, why] = now
         return False
@@ -153,6 +154,7 @@ def _epilogue(event: Event) -> list[str]:
     members = cast(list[dict[str, Any]], event.get("members", []))
     urls = "\n".join(f"    {m['name']}  {m['api_url']}/pgregent/status" for m in members)
     directory = event.get("directory", "")
+    pgregent = "pgregent" if shutil.which("pgregent") else sys.argv[0]
     return [
         "",
         f"  read-write   {event['dsn']}",
@@ -161,9 +163,9 @@ def _epilogue(event: Event) -> list[str]:
         urls,
         "",
         "  Try:",
-        f'    psql "{event["dsn"]}"',
-        f"    pgregent list -d {directory}",
-        f"    kill -9 $(pgregent ps -q primary -d {directory})",
+        f'    {event.get("psql", "psql")} "{event["dsn"]}"',
+        f"    {pgregent} list -d {directory}",
+        f"    kill -9 $({pgregent} ps -q primary -d {directory})",
         "",
         "  Ctrl-C stops the cluster; the same command resumes it.",
         "",

@@ -1,10 +1,12 @@
 """A cluster in the foreground: its processes supervised, its events shown, until a signal."""
 
 import asyncio
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pgregent.cli import processes
@@ -214,6 +216,7 @@ def ready_event(cluster: ClusterDir, statuses: Statuses, started: float) -> Even
         dsn_ro=cluster.dsn(read_only=True),
         primary=statuses.primary,
         directory=str(cluster.path),
+        psql=shutil.which("psql") or str(Path(cluster.server.run_dir) / "psql"),
         members=[
             {
                 "name": node.name,
