@@ -369,8 +369,5 @@ def label(name: str) -> str:
 
 def any_of(*names: str) -> str:
     """synchronous_standby_names: any one of these members."""
-    return f"ANY 1 ({', '.join(f'"{label(name)}"' for name in names)})"
-
-
-async def is_primary(trio: Trio, name: str) -> bool:
-    return (await trio.servers[name].observe()).state is PgState.PRIMARY
+    listed = ", ".join(f'"{label(name)}"' for name in names)
+    return f"ANY 1 ({listed})"

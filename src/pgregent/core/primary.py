@@ -115,6 +115,8 @@ def _open(state: State, register: Register) -> None:
     outage = max(0.0, state.now - state.served_at) if state.served_at > 0 else 0.0
     entry = next((t for t in register.terms if t.term == register.term), None)
     why = entry.why if entry is not None and entry.why else "it holds the office"
+    if state.restarted:
+        why = "started again in place, since nobody has succeeded it"
     state.why = f"primary of term {register.term}, acknowledging under {register.rule}"
     if state.began:
         state.announce("primary", why, outage=outage)
@@ -202,6 +204,7 @@ def _restart(state: State, register: Register) -> None:
         write(state, replace(register, seq=register.seq + 1))
         return
     state.why = "starting in place: nobody has succeeded it"
+    state.restarted = True
     do(state, Start(register.term, register.rule, None, authority_until(state)))
 
 

@@ -71,6 +71,8 @@ def record_of(state: State) -> Record:
 def publish(state: State) -> None:
     """Send the record at every heartbeat, and at once when something that others act on changed."""
     record = record_of(state)
+    if record.serving:
+        state.served_at = state.now
     last = state.published
     urgent = last is None or _essence(record) != _essence(last)
     if not urgent and state.now - state.published_at < state.settings.heartbeat:

@@ -374,7 +374,7 @@ def _promoted(state: State, effect: Promote, promoted: Promoted) -> None:
         return
     state.durable = replace(state.durable, promoted=effect.term, promoting=0)
     _apply(state, effect.rule)
-    state.began = True
+    state.began, state.restarted = True, False
     state.promotion = promoted
 
 

@@ -115,6 +115,8 @@ class State:
     barriered: Rule | None = None
     barriers: int = 0
     opened: bool = False
+    restarted: bool = False
+    """This server was started again in the term that it holds."""
     reclaim_armed: bool = True
     """A barrier was acknowledged since the office was last taken back."""
     reclaim_round: int = -1
