@@ -197,6 +197,7 @@ class Server:
         self.settled = False
         self.hung = False
         self.stopping = False
+        self.ended = Signal()
         self.promoting = False
         self.timeline = 0
         self.blocked_replay_until = 0.0
@@ -244,6 +245,7 @@ class Server:
         if not self.proc.alive:
             return
         self.proc.alive = False
+        self.ended.fire()
         self.waiting.clear()
         for link in [*self.senders, *([self.receiver] if self.receiver else [])]:
             link.close(silently)
@@ -253,7 +255,8 @@ class Server:
 
     def shut_down(self) -> Signal:
         """A fast shutdown: sessions end, a checkpoint, and standbys get all of it first."""
-        done = Signal()
+        if self.stopping:
+            return self.ended
         self.stopping = True
         self.waiting.clear()
         primary = self.state is PgState.PRIMARY
@@ -261,17 +264,16 @@ class Server:
             self.disk.checkpoint_lsn = self.disk.end
             self.append()
         self.disk.control_timeline = max(self.disk.control_timeline, self.disk.position.timeline)
-        self._drain(primary, self.disk.end, self.world.now + 30.0, done)
-        return done
+        self._drain(primary, self.disk.end, self.world.now + 30.0)
+        return self.ended
 
-    def _drain(self, primary: bool, end: int, limit: float, done: Signal) -> None:
+    def _drain(self, primary: bool, end: int, limit: float) -> None:
         behind = primary and any(link.flush < end for link in self.senders)
         if behind and self.world.now < limit:
-            self.world.call(0.01, self.proc, self._drain, primary, end, limit, done)
+            self.world.call(0.01, self.proc, self._drain, primary, end, limit)
             return
         self.disk.clean = not behind
         self.die("shut down")
-        done.fire()
 
     # --- configuration -------------------------------------------------------------------------
 
