@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+from tests.conformance import pg
+from tests.sim.cluster import Cluster
+from tests.sim.node import Guard, Node
+from tests.sim.port import Port
+from tests.sim.world import Proc, Task, Work
 
 from pgregent.adapters.postgres import sql
 from pgregent.adapters.postgres.layout import ServerConfig
 from pgregent.adapters.postgres.server import LocalServer
 from pgregent.core.effects import Promoted, Sealed
 from pgregent.core.errors import Unavailable
-from pgregent.core.types import Incarnation, PgState, Postgres
+from pgregent.core.types import Incarnation, Postgres
 from pgregent.ports.postgres import Upstream
-from tests.conformance import pg
-from tests.sim.cluster import Cluster
-from tests.sim.node import Guard, Node
-from tests.sim.port import Port
-from tests.sim.world import Proc, Task, Work
 
 T = TypeVar("T")
 NAMES = ("n1", "n2", "n3")
@@ -67,7 +67,8 @@ class Trio(ABC):
 
     @abstractmethod
     async def held(self, name: str) -> set[int]:
-        """The writes in the log of a running server."""
+        """The writes in the log of a running server; not for a primary with commits that wait,
+        which its readers do not see."""
 
     @abstractmethod
     async def eventually(self, what: str, check: Callable[[], Awaitable[T]]) -> T:
@@ -87,10 +88,11 @@ class RealTrio(Trio):
         stat = template.stat()
         self._owner = pg.render.Owner(stat.st_uid, stat.st_gid) if os.geteuid() == 0 else None
         self.deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + SERVERS_END_AFTER
-        self.servers: Mapping[str, LocalServer] = {
+        self._real = {
             name: LocalServer(self._config(root / name, name, bin_dir), lambda path, size: None)
             for name in NAMES
         }
+        self.servers = self._real
 
     def _config(self, folder: Path, name: str, bin_dir: Path) -> ServerConfig:
         folder.mkdir()
@@ -100,7 +102,7 @@ class RealTrio(Trio):
             name=name,
             data_dir=folder / "data",
             bin_dir=bin_dir,
-            log_file=folder / "log" / "postgresql.log",
+            log_file=folder / "postgresql.log",
             listen_host="127.0.0.1",
             port=pg.free_port(),
             superuser=pg.ADMIN,
@@ -111,20 +113,19 @@ class RealTrio(Trio):
             initdb=("--no-sync",),
         )
         config.state_dir.mkdir(mode=0o711)
-        config.log_file.parent.mkdir(mode=0o711)
         return config
 
     def upstream(self, name: str) -> Upstream:
-        return Upstream(name, "127.0.0.1", self.servers[name].config.port)
+        return Upstream(name, "127.0.0.1", self._real[name].config.port)
 
     async def make_primary(self, name: str) -> None:
-        server = self.servers[name]
+        server = self._real[name]
         pg.copy_tree(self._template, server.config.data_dir)
         await server.start("", "", None, False, self.deadline)
         await self.prepare(name)
 
     async def prepare(self, name: str) -> None:
-        await self.servers[name].ensure_roles()
+        await self._real[name].ensure_roles()
         async with self._session(name) as conn:
             await conn.execute("CREATE TABLE writes (number int)")
 
@@ -137,7 +138,7 @@ class RealTrio(Trio):
             await sql.close(conn)
 
     async def _connect(self, name: str) -> sql.Connection:
-        address = sql.Server("127.0.0.1", self.servers[name].config.port)
+        address = sql.Server("127.0.0.1", self._real[name].config.port)
         settings = {"search_path": "public"}
         return await sql.connect(
             address, pg.ADMIN, timeout=5, application_name="client", settings=settings
@@ -182,19 +183,26 @@ class RealTrio(Trio):
     async def eventually(self, what: str, check: Callable[[], Awaitable[T]]) -> T:
         return await pg.eventually(what, check)
 
+    async def open(self) -> None:
+        """Start the guards."""
+        await asyncio.gather(*(s.open(lambda why: None) for s in self._real.values()))
+
     async def close(self) -> None:
         """End the guards and all that runs below them."""
-        for server in self.servers.values():
-            pids = [pid for pid in server.processes() if pid is not None]
-            try:
-                await asyncio.wait_for(server.quit(), 10)
-                await pg.eventually("the guard ends", _gone(pids))
-            except (Unavailable, TimeoutError, AssertionError):
-                await server.close()
-            finally:
-                _kill(pids)
+        await asyncio.gather(*(_end(server) for server in self._real.values()))
         if self._clients:
             await asyncio.wait(self._clients, timeout=5)
+
+
+async def _end(server: LocalServer) -> None:
+    pids = [pid for pid in server.processes() if pid is not None]
+    try:
+        await asyncio.wait_for(server.quit(), 10)
+        await pg.eventually("the guard ends", _gone(pids))
+    except (Unavailable, TimeoutError, AssertionError):
+        await server.close()
+    finally:
+        _kill(pids)
 
 
 def _gone(pids: list[int]) -> Callable[[], Awaitable[bool]]:
@@ -226,8 +234,7 @@ async def real_trio() -> AsyncGenerator[Trio]:
     with pg.folder(owner) as root:
         trio = RealTrio(root, bin_dir, template)
         try:
-            for server in trio.servers.values():
-                await server.open(lambda why: None)
+            await trio.open()
             yield trio
         finally:
             await trio.close()
@@ -313,9 +320,7 @@ class FakeTrio(Trio):
         for node in self.cluster.nodes.values():
             node.guard = Guard(node)
             node.store = node.stranger()
-        self.servers: Mapping[str, FakeServer] = {
-            name: FakeServer(node) for name, node in self.cluster.nodes.items()
-        }
+        self.servers = {name: FakeServer(node) for name, node in self.cluster.nodes.items()}
 
     def upstream(self, name: str) -> Upstream:
         return Upstream(name, name, 5432)

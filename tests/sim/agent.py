@@ -329,6 +329,10 @@ class Channel:
 
     def _send(self, source: str, target: str, record: Record) -> None:
         key = source, target
+        if target in self.cluster.nodes and self.world.chance(self.world.rates.reordered):
+            delay = self.world.between(0.01, 2.0)
+            self.world.call(delay, None, self._arrive, source, target, record)
+            return
         at = max(self._arrives.get(key, 0.0), self.world.now + self.world.between(0.0003, 0.006))
         self._arrives[key] = at
         self.world.call(at - self.world.now, None, self._arrive, source, target, record)

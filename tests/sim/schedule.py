@@ -46,6 +46,10 @@ class Schedule:
         """Seconds that a fault lasts at most."""
         self.on_primary = self.random.choice((0.3, 0.6, 0.9))
         self.pounces = self.random.choice((0.0, 0.2, 0.5))
+        self.pace = self.random.choice((1.0, 0.2))
+        if chosen == "false alarms":
+            # What matters is what happens while the primary that is given up still works.
+            self.longest, self.pace = 8.0, 0.1
         self.seen = 0
         self.undo: list[Callable[[], None]] = []
         self.chaos = False
@@ -71,6 +75,7 @@ class Schedule:
             "crashes": crashes,
             "false alarms": alarms,
             "changes": [self.cut_replication, self.kill_server, self.leave, self.kill_node],
+            "relays": [self.cut_replication, self.kill_primary, self.kill_primary],
             "freezes": [self.freeze_node, self.kill_server],
             "anything": [f for f in every if self.random.random() < 0.4] or crashes,
         }
@@ -81,7 +86,7 @@ class Schedule:
         nodes = chance.choice((1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 5))
         settings: dict[str, Any] = {
             "nodes_wanted_k": chance.choice((1, 1, 1, 2)),
-            "minimum_k": 0,
+            "minimum_k": chance.choice((0, 0, 0, 1)) if nodes > 1 else 0,
             "standby_grace": chance.choice((1.0, 5.0, 60.0)),
             "lease": chance.choice((1.0, 2.0, 5.0)),
             "suspect_after": chance.choice((0.7, 1.0)),
@@ -102,11 +107,12 @@ class Schedule:
             crash_in_step=some(0.002, 0.01),
             slow=some(0.01, 0.1),
             lagging=some(0.3, 0.6),
+            reordered=some(0.01, 0.1),
         )
 
     def run(self) -> Outcome:
         cluster = self.cluster
-        cluster.pace = self.random.choice((1.0, 0.2))
+        cluster.pace = self.pace
         cluster.start()
         problem = ""
         if self.random.random() < 0.85:
@@ -204,6 +210,10 @@ class Schedule:
         node = node or self.node()
         node.kill(silently=self.random.random() < 0.3)
         self._come_back(node, self.longest)
+
+    def kill_primary(self) -> None:
+        register = self.cluster.dcs.register
+        self.kill_node(self.cluster[register.primary.name] if register else None)
 
     def kill_two(self) -> None:
         self.kill_node()

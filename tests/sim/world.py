@@ -54,6 +54,8 @@ class Rates:
     message_lost: float = 0.0
     crash_in_step: float = 0.0
     slow: float = 0.0
+    reordered: float = 0.0
+    """How many records come late, after newer ones (as after a connection was replaced)."""
     lagging: float = 0.0
     """How many of the replication connections are slow ones."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pgregent.core.effects import Initdb, Start
+from pgregent.core.effects import Initdb, Start, Stop
 from pgregent.core.plan import do, write
 from pgregent.core.types import PgState, Register, Rule, Stage, Term
 from pgregent.core.view import State
@@ -56,6 +56,9 @@ def _create(state: State, register: Register) -> None:
         case PgState.STOPPED if postgres.disk_timeline:
             state.why = "creating the cluster: first start"
             do(state, Start(1, Rule(state.me, 0, ()), None))
+        case PgState.PRIMARY if not state.began:
+            # Its first start may not have come to the end: the roles are created by it.
+            do(state, Stop(immediate=False))
         case PgState.PRIMARY if postgres.system_id:
             state.durable = replace(state.durable, promoted=1)
             why = f"{state.me.name} created the cluster"

@@ -14,6 +14,7 @@ from pgregent.core.types import (
 )
 from pgregent.core.view import Leaving, State
 
+_NOT_RUNNING = (PgState.STOPPED, PgState.ABSENT, PgState.STARTING)
 STUCK_LIMIT = 3.0
 """Seconds, at least, without an answer of the primary's PostgreSQL that count against it: a healthy
 one is asked afresh about every 1.5 s."""
@@ -48,7 +49,7 @@ def suspicion(state: State) -> Suspicion | None:
     since = max(peer.not_primary_since, state.register_seen_at, state.started_at)
     if state.now - since >= state.settings.startup_grace:
         waited = state.now - since
-        own_word = record is not None and record.state in (PgState.STOPPED, PgState.ABSENT)
+        own_word = record is not None and record.state in _NOT_RUNNING
         return Suspicion(
             term, own_word, f"{name} has not become a running primary in {waited:.0f} s"
         )

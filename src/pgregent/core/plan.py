@@ -42,7 +42,7 @@ def write(state: State, register: Register) -> None:
 
 def do(state: State, effect: PostgresEffect, *, preempt: bool = False) -> bool:
     """Ask for a PostgreSQL effect, if none is in hand (or in its place). Whether it was asked."""
-    if state.pg is not None and (not preempt or type(state.pg) is type(effect)):
+    if state.pg is not None and (not preempt or state.pg == effect):
         return False
     heavy = isinstance(effect, Start | Initdb | Rewind | Clone)
     wait = HEAVY_RETRY if heavy else LIGHT_RETRY

@@ -23,6 +23,8 @@ SUCCESSION_WAIT = 3.0
 """Seconds that a dead primary leaves to its successors before it starts again in place."""
 UNANSWERED_LIMIT = 5.0
 """Seconds without an answer to a fresh connection after which a primary gives up its server."""
+RECLAIM_LIMIT = 5.0
+"""Seconds of an election in which its primary tries to take the office back; then it votes."""
 SLOTS_EVERY = 5.0
 SLOT_TTL = 1800.0
 
@@ -50,7 +52,9 @@ def plan_primary(state: State) -> None:
         case PgState.ABSENT:
             state.why = "its data directory is gone: another member has to succeed"
             _ask_succession(state, register)
-        case PgState.STARTING | PgState.UNKNOWN:
+        case PgState.STARTING:
+            state.why = "waiting for its PostgreSQL to finish recovery"
+        case PgState.UNKNOWN:
             _unanswered(state)
 
 
@@ -95,7 +99,8 @@ def _in_office(state: State, register: Register) -> None:
 
 def _apply(state: State, rule: Rule) -> None:
     empty = not synchronous_standby_names(rule)
-    do(state, ApplyRule(rule, checkpoint=state.names_were_empty and not empty))
+    effect = ApplyRule(rule, checkpoint=state.names_were_empty and not empty)
+    do(state, effect, preempt=isinstance(state.pg, ApplyRule))
 
 
 def _with_start(state: State, register: Register) -> Register:
@@ -111,7 +116,7 @@ def _with_start(state: State, register: Register) -> Register:
 
 
 def _open(state: State, register: Register) -> None:
-    state.opened = True
+    state.opened, state.start_failures = True, 0
     outage = max(0.0, state.now - state.served_at) if state.served_at > 0 else 0.0
     entry = next((t for t in register.terms if t.term == register.term), None)
     why = entry.why if entry is not None and entry.why else "it holds the office"
@@ -230,6 +235,8 @@ def _ask_succession(state: State, register: Register) -> None:
 def _may_reclaim(state: State, register: Register) -> bool:
     """Once per acknowledged barrier, so that one that cannot get acknowledgements gives way."""
     if state.leaving is not Leaving.NO or state.down:
+        return False
+    if state.now - state.register_seen_at > RECLAIM_LIMIT:
         return False
     return state.reclaim_armed or state.reclaim_round == register.round
 

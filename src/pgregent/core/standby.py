@@ -21,6 +21,8 @@ from pgregent.core.view import Leaving, State
 
 TURN = 0.1
 """Seconds between the turns of those who could begin an election or make an appointment."""
+VOTE_PATIENCE = 5.0
+"""Seconds without an answer after which a member that should vote stops its server."""
 START_ATTEMPTS = 5
 """Failed starts after which a data directory is set aside and cloned anew."""
 STUCK_LIMIT = 60.0
@@ -56,14 +58,16 @@ def plan_standby(state: State) -> None:
             _start(state, register)
         case PgState.ABSENT:
             _make_anew(state, register, Rejoin.CLONE, "it has no data")
+        case PgState.STARTING if state.durable.stage is not Stage.REWOUND:
+            state.why = "waiting for its PostgreSQL to finish recovery"
         case PgState.STARTING | PgState.UNKNOWN:
-            _unanswered(state)
+            _unanswered(state, state.settings.primary_start_timeout)
 
 
-def _unanswered(state: State) -> None:
+def _unanswered(state: State, limit: float) -> None:
     since = max(state.postgres.answered_at, state.started_at, state.exited_at)
     state.why = "waiting for its PostgreSQL to answer"
-    if state.now - since > state.settings.primary_start_timeout and state.pg is None:
+    if state.now - since > limit and state.pg is None:
         state.why = "its PostgreSQL has not answered for too long: stopping it"
         state.start_failures += 1
         do(state, Stop(immediate=True))
@@ -73,7 +77,9 @@ def _source_was_superseded(state: State, register: Register) -> bool:
     """A rewound server that starts has to replay WAL that only its source has."""
     if state.durable.stage is not Stage.REWOUND:
         return False
-    return register.electing or register.term != state.durable.rewound
+    if state.postgres.state in (PgState.UNKNOWN, PgState.STANDBY):
+        return False
+    return register.term != state.durable.rewound
 
 
 def _watch(state: State, register: Register) -> None:
@@ -150,7 +156,7 @@ def _start(state: State, register: Register) -> None:
             "that file back beside the data directory, or another member of the rule"
         )
         return
-    if state.durable.stage is Stage.REWOUND:
+    if state.durable.stage is Stage.REWOUND and state.start_failures < START_ATTEMPTS:
         state.why = f"rewound: starting as a standby of {register.primary.name}"
         do(state, Start(register.term, None, register.primary))
     elif state.durable.stage is not Stage.NONE:
@@ -158,7 +164,7 @@ def _start(state: State, register: Register) -> None:
     elif state.needs_rewind == register.term:
         how = Rejoin.REWIND if state.settings.use_pg_rewind else Rejoin.CLONE
         _make_anew(state, register, how, "its log has diverged")
-    elif state.start_failures >= START_ATTEMPTS:
+    elif state.start_failures >= START_ATTEMPTS and not state.clone_unproven:
         _make_anew(state, register, Rejoin.CLONE, "its data directory does not start")
     elif state.postgres.disk_timeline == register.term:
         state.why = f"starting as a standby of {register.primary.name}"
@@ -209,6 +215,10 @@ def seal_and_vote(state: State, register: Register) -> None:
             state.why = "starting sealed, to vote"
             if state.postgres.disk_timeline:
                 do(state, Start(register.term, None, None))
+        case PgState.UNKNOWN:
+            _unanswered(state, VOTE_PATIENCE)
+        case PgState.STARTING:
+            state.why = "waiting for its PostgreSQL to finish recovery, to vote"
         case _:
             state.why = "it has nothing to vote with"
 

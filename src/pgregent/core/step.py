@@ -60,6 +60,8 @@ from pgregent.core.view import Leaving, State
 
 FROZEN_AFTER = 0.5
 """Seconds without any event, though time ticks much faster: this process did not run."""
+DIED_SOON = 10.0
+"""Seconds: a server that dies this soon after its start counts as one that did not start."""
 NAMES_LOOKS = 2
 """Looks in a row that have to show other names: a session adopts a reload late."""
 DEADLINE_STEP = 0.25
@@ -74,6 +76,7 @@ def step(state: State, event: Event, now: float, epoch: float = 0.0) -> list[Eff
         state.awake_since = now
     state.now, state.epoch, state.out = now, epoch, []
     _absorb(state, event)
+    _note_standby(state)
     if not state.exiting:
         _decide(state)
     _set_deadline(state)
@@ -256,8 +259,16 @@ def _observed(state: State, postgres: Postgres, effects_done: int) -> None:
     state.postgres = postgres
     note_walsenders(state)
     _compare_names(state)
-    if postgres.state is PgState.STANDBY and state.durable.stage is Stage.REWOUND:
+
+
+def _note_standby(state: State) -> None:
+    """A standby that answers has reached consistency; one that streams has proved itself."""
+    if state.postgres.state is not PgState.STANDBY:
+        return
+    if state.durable.stage is Stage.REWOUND:
         state.durable = replace(state.durable, stage=Stage.NONE)
+    if state.postgres.streaming:
+        state.start_failures, state.clone_unproven = 0, False
 
 
 def _compare_names(state: State) -> None:
@@ -280,7 +291,7 @@ def _exited(state: State, why: str) -> None:
     if state.running or state.pg is not None:
         state.announce("postgres_exited", why)
     state.exited_at = state.now
-    if isinstance(state.pg, Start):
+    if isinstance(state.pg, Start) or state.now - state.server_started_at < DIED_SOON:
         state.start_failures += 1
         state.pg_failed_at = state.now
     if not isinstance(state.pg, Initdb | Rewind | Clone):
@@ -322,7 +333,7 @@ def _conclude(
             state.exited_at = state.now
             _forget_server(state)
         case Start(term, rule, upstream):
-            state.began, state.start_failures = True, 0
+            state.began, state.server_started_at = True, state.now
             _apply(state, rule)
             if upstream is not None:
                 why = f"streams from {upstream.name} in term {term}"
@@ -345,7 +356,7 @@ def _conclude(
             state.needs_rewind = state.start_failures = 0
         case Clone():
             state.durable = replace(state.durable, stage=Stage.NONE)
-            state.needs_rewind = state.start_failures = 0
+            state.needs_rewind, state.clone_unproven = 0, True
         case Checkpoint():
             state.checkpointed = True
         case Initdb():
@@ -410,11 +421,16 @@ def _set_deadline(state: State) -> None:
         return
     promoting = isinstance(state.pg, Promote) or state.durable.promoting == register.term
     starting = isinstance(state.pg, Start) and state.pg.rule is not None
+    if running is PgState.STARTING and state.durable.promoted == register.term:
+        starting = True
     if not state.is_primary or not (running is PgState.PRIMARY or promoting or starting):
         return
     at = authority_until(state)
     if at is not None and at <= state.now:
-        return
+        none_told = state.deadline is None and state.deadline_told_at > float("-inf")
+        if not none_told:
+            return
+        at = state.now
     told = state.now - state.deadline_told_at < DEADLINE_EVERY
     moved = at != state.deadline and (
         at is None or state.deadline is None or at - state.deadline >= DEADLINE_STEP

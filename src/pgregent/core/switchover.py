@@ -28,7 +28,8 @@ def plan_leaving(state: State) -> None:
         state.exiting = True
         state.out.append(Exit())
         return
-    if state.postgres.state is PgState.UNKNOWN and state.now - state.leaving_since > 1.0:
+    since = max(state.leaving_since, state.postgres.answered_at)
+    if state.postgres.state is PgState.UNKNOWN and state.now - since > LEAVE_LIMIT:
         state.why = "leaving: its PostgreSQL does not answer, stopping it"
         do(state, Stop(immediate=True), preempt=True)
         return
@@ -67,14 +68,14 @@ def candidate(state: State) -> Record | None:
 def _stop_primary(state: State) -> None:
     if candidate(state) is None:
         state.why = "leaving: nobody can take over, stopping PostgreSQL"
-        do(state, Stop(immediate=False))
+        do(state, Stop(immediate=False), preempt=True)
     elif not state.checkpointed:
         state.why = "leaving: checkpoint first, so that the shutdown is short"
         do(state, Checkpoint())
     else:
         state.why = "leaving: holding the entry point and stopping PostgreSQL"
         state.holding = True
-        do(state, Stop(immediate=False))
+        do(state, Stop(immediate=False), preempt=True)
 
 
 def _hand_over(state: State, register: Register) -> bool:

@@ -125,6 +125,10 @@ class State:
     needs_rewind: int = 0
     """The term that the log was seen to have diverged from; 0: none."""
     start_failures: int = 0
+    """Starts that failed, or whose server died soon, since it last streamed or served."""
+    server_started_at: float = float("-inf")
+    clone_unproven: bool = False
+    """Cloned, and not seen streaming since: cloning it again would not help."""
     promotion: Promoted | None = None
     """How this server's promotion ended, as it told; its timeline is the term."""
     stuck_since: float = float("inf")

@@ -55,7 +55,8 @@ class LocalServer:
         self._observer = Observer(config, self._server)
         self._closing = False
         self._connecting = asyncio.Lock()
-        self._replaced = False
+        self._may_tidy = True
+        self._tidying: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "files")
 
     async def _files(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -111,9 +112,10 @@ class LocalServer:
             with contextlib.suppress(Refused, Unavailable):
                 await self._connect_guard()
         seen = await self._observer.look()
-        if self._replaced and seen.streaming:
-            self._replaced = False
-            await self._files(self._keep_newest_aside)
+        if self._may_tidy and seen.streaming:
+            self._may_tidy = False
+            # Not waited for, and not in the thread of the files: it may take minutes.
+            self._tidying = asyncio.create_task(asyncio.to_thread(self._keep_newest_aside))
         return seen
 
     def _keep_newest_aside(self) -> None:
@@ -498,6 +500,9 @@ class LocalServer:
         fresh.rename(data)
         render.fsync_dir(data.parent)
         if aside is not None:
-            self._replaced = True
+            self._may_tidy = True
+            # Between the first and this one are clones that have not shown that they work.
+            for unproven in sorted(data.parent.glob(f"{data.name}.aside-*"))[1:-1]:
+                shutil.rmtree(unproven, ignore_errors=True)
             size = sum(f.lstat().st_size for f in aside.rglob("*") if f.is_file())
             self._on_set_aside(aside, size)
