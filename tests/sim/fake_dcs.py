@@ -60,7 +60,7 @@ class FakeDcs:
                 self.world.call(delay, None, self._land, write)
             yield self.world.between(0.0, TIMEOUT)
             return None
-        stored = self._apply(write)
+        stored = self.apply(write)
         yield self.world.between(0.0005, 0.01)
         if not self.world.net.open("dcs", "dcs", member):
             yield TIMEOUT
@@ -69,9 +69,9 @@ class FakeDcs:
 
     def _land(self, write: WriteRegister) -> None:
         self.in_flight -= 1
-        self._apply(write)
+        self.apply(write)
 
-    def _apply(self, write: WriteRegister) -> bool:
+    def apply(self, write: WriteRegister) -> bool:
         if (self.register.seq if self.register else 0) != write.expected:
             return False
         self.checker.registered(self.register, write.register)

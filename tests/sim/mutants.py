@@ -1,21 +1,19 @@
 """Planted mistakes: each breaks one rule of the protocol, and some schedule has to show it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tests.sim.agent import SimAgent
 from tests.sim.port import Port
 from tests.sim.world import Work
 
-from pgregent.core import durability, election, lease, plan, primary, publish, standby, switchover
+from pgregent.core import durability, election, primary, publish, standby, switchover
 from pgregent.core.effects import Sealed
-from pgregent.core.types import Incarnation, PgState, Position, Register, Rule, Stage, Vote
+from pgregent.core.types import Incarnation, PgState, Position, Register, Rule, Vote
 from pgregent.core.view import State
 
 Patch = pytest.MonkeyPatch
-Mutant = Callable[[Patch], None]
 
 
 def one_seal_too_few(patch: Patch) -> None:
@@ -60,19 +58,6 @@ def term_blind(patch: Patch) -> None:
         return election.choose(register, {m: flat(v) for m, v in cast.items()})
 
     patch.setattr(standby, "choose", choose)
-
-
-def nothing_persisted(patch: Patch) -> None:
-    """The state file keeps the incarnation only."""
-
-    def start(self: SimAgent, node: Any) -> None:
-        store = node.store
-        kept = dataclasses.replace(store, register=None, promoting=0, promoted=0, stage=Stage.NONE)
-        node.store = kept
-        begin(self, node)
-
-    begin = SimAgent.__init__
-    patch.setattr(SimAgent, "__init__", start)
 
 
 def vote_without_a_seal(patch: Patch) -> None:
@@ -130,7 +115,6 @@ def no_checkpoint(patch: Patch) -> None:
 
 def stale_grants(patch: Patch) -> None:
     """Authority never runs out."""
-    patch.setattr(lease, "authority_until", lambda state: None)
     patch.setattr("pgregent.core.step.authority_until", lambda state: None)
     patch.setattr(primary, "authority_until", lambda state: None)
     for module in (primary, publish):
@@ -143,46 +127,12 @@ def rejoin_before_the_barrier(patch: Patch) -> None:
     patch.setattr(standby, "_primary_serves", lambda state, register: True)
 
 
-def made_anew_as_itself(patch: Patch) -> None:
-    """A member that is cloned or rewound counts as if it still had what it acknowledged."""
-
-    def remake(durable: Any, stage: Stage) -> Any:
-        return dataclasses.replace(durable, stage=stage, promoting=0, promoted=0)
-
-    patch.setattr(plan, "remake", remake)
-    patch.setattr(standby, "remake", remake)
-
-
 def handover_unproved(patch: Patch) -> None:
-    """The successor's log is not looked at: it is streaming, isn't it."""
+    """The successor's log is not looked at."""
     whole = switchover.candidate
 
     def candidate(state: State) -> Any:
         heir = whole(state)
         return heir and dataclasses.replace(heir, replay_lsn=10**12)
 
-    def handed_over(state: State, register: Register, *rest: Any) -> Register:
-        after = hand_over(state, register, *rest)
-        return dataclasses.replace(after, rules=after.rules[-1:])
-
-    hand_over = switchover.handed_over
     patch.setattr(switchover, "candidate", candidate)
-    patch.setattr(switchover, "handed_over", handed_over)
-
-
-MUTANTS: tuple[Mutant, ...] = (
-    one_seal_too_few,
-    older_rules_dropped_at_the_appointment,
-    rule_replaced,
-    term_blind,
-    nothing_persisted,
-    vote_without_a_seal,
-    vote_before_the_walreceiver_is_gone,
-    vote_with_a_promotion_pending,
-    no_barrier,
-    no_checkpoint,
-    stale_grants,
-    rejoin_before_the_barrier,
-    made_anew_as_itself,
-    handover_unproved,
-)

@@ -1,8 +1,9 @@
 """Agents come and go; their servers need not."""
 
+from tests.stories.story import Story
+
 from pgregent.core.effects import WriteRegister
 from pgregent.core.election import elect
-from tests.stories.story import Story
 
 
 def test_primarys_agent_dies_and_comes_back() -> None:
@@ -106,9 +107,7 @@ def test_living_primary_takes_its_office_back() -> None:
         for agent in agents:
             agent.proc.frozen += 1
         begun = elect(story.register, "somebody holds that n1 is dead")
-        work = story.dcs.cas("n2", WriteRegister(story.register.seq, begun))
-        story.cluster.world.call(0.0, None, lambda w=work: [story.world.call(0, None, list, w)])
-        story.until("the election begins", lambda: story.register.electing, 1.0)
+        assert story.dcs.apply(WriteRegister(story.register.seq, begun))
         story.until("n1 takes it back", lambda: not story.register.electing, 3.0)
         for agent in agents:
             story.world.thaw(agent.proc)

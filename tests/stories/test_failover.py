@@ -1,7 +1,6 @@
 """The primary is gone, or seems to be."""
 
 import pytest
-
 from tests.stories.story import Story
 
 

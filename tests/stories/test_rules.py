@@ -82,7 +82,7 @@ def test_primary_dies_before_the_rule_has_shrunk() -> None:
     assert story.register.term == 1
     assert not story.serves("n2")
     story["n3"].start_agent()
-    story.until("somebody serves", lambda: story.serves("n2") or story.serves("n3"), 5.0)
+    story.until("somebody serves", lambda: story.serves("n2") or story.serves("n3"), 8.0)
     story["n1"].start_agent()
     story.well()
 

@@ -29,7 +29,7 @@ from pgregent.core.effects import (
     Stop,
 )
 from pgregent.core.errors import Refused, Unavailable
-from pgregent.core.types import Incarnation, Record
+from pgregent.core.types import Incarnation, Postgres, Record
 from pgregent.ports.clock import Clock
 from pgregent.ports.postgres import Answer, PostgresServer, Upstream
 
@@ -105,7 +105,13 @@ class Executor:
             return
         took = self._clock.now() - asked_at
         log.debug("%s took %.0f ms", type(effect).__name__, took * 1000)
-        self._post(Done(effect, result, await self._server.observe()))
+        self._post(Done(effect, result, await self._look_after(effect)))
+
+    async def _look_after(self, effect: PostgresEffect) -> Postgres | None:
+        """A look where the effect may have changed anything that its result does not tell."""
+        if isinstance(effect, Seal | Follow | Promote | ApplyRule | Checkpoint):
+            return None
+        return await self._server.observe()
 
     async def _carry_out(self, effect: PostgresEffect) -> Result:
         server, label = self._server, self._me().label

@@ -49,6 +49,7 @@ from pgregent.core.standby import plan_standby
 from pgregent.core.switchover import plan_leaving
 from pgregent.core.types import (
     PgState,
+    Position,
     Postgres,
     Record,
     Register,
@@ -385,6 +386,8 @@ def _promoted(state: State, effect: Promote, promoted: Promoted) -> None:
         return
     state.durable = replace(state.durable, promoted=effect.term, promoting=0)
     _apply(state, effect.rule)
+    position = Position(promoted.timeline, promoted.start)
+    state.postgres = replace(state.postgres, state=PgState.PRIMARY, position=position)
     state.began, state.restarted = True, False
     state.promotion = promoted
 
