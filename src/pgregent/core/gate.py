@@ -24,10 +24,15 @@ class Route:
     reason: str
 
 
-def route(heard: Iterable[Heard], now: float, stale_after: float) -> Route:
-    """The route that these records allow. A record older than `stale_after` seconds is no word."""
+def route(
+    heard: Iterable[Heard], now: float, stale_after: float, newest_seen: Register | None = None
+) -> Route:
+    """The route that these records allow. A record older than `stale_after` seconds is no word;
+    `newest_seen` is the newest register that any record ever showed."""
     known = [h for h in heard if h.record.register is not None]
     registers = [h.record.register for h in known if h.record.register is not None]
+    if newest_seen is not None:
+        registers.append(newest_seen)
     if not registers:
         return Route(None, 0, (), "no member has been heard yet")
     newest = max(registers, key=lambda r: r.seq)

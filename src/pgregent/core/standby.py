@@ -21,6 +21,9 @@ from pgregent.core.view import Leaving, State
 
 TURN = 0.1
 """Seconds between the turns of those who could begin an election or make an appointment."""
+OPENING_PATIENCE = 2.0
+"""Seconds that a stopped member waits for a new primary to open: recovery here would cost time
+there, where they share a machine or its disk."""
 VOTE_PATIENCE = 5.0
 """Seconds without an answer after which a member that should vote stops its server."""
 START_ATTEMPTS = 5
@@ -155,6 +158,11 @@ def _start(state: State, register: Register) -> None:
             "the register names an earlier life of this member, whose state file is gone: bring "
             "that file back beside the data directory, or another member of the rule"
         )
+        return
+    if state.now - state.register_seen_at < OPENING_PATIENCE and not _primary_serves(
+        state, register
+    ):
+        state.why = f"leaving the machine to {register.primary.name} until it serves"
         return
     if state.durable.stage is Stage.REWOUND and state.start_failures < START_ATTEMPTS:
         state.why = f"rewound: starting as a standby of {register.primary.name}"

@@ -52,17 +52,22 @@ def _still_counted(state: State, register: Register) -> bool:
 
 
 def candidate(state: State) -> Record | None:
-    """The standby to hand over to: in the rule, streaming, eligible, staying."""
+    """The standby to hand over to: in the rule, eligible, staying, and the furthest of these."""
     register = state.register
     if register is None or not register.rules:
         return None
+    able: list[Record] = []
     for member in sorted(register.rule.members):
         record = state.heard_lately(member.name)
         if record is None or record.incarnation != member or record.leaving:
             continue
         if record.eligible and record.state is PgState.STANDBY:
-            return record
-    return None
+            able.append(record)
+    return max(able, key=_log_end, default=None)
+
+
+def _log_end(record: Record) -> int:
+    return record.position.lsn if record.position is not None else 0
 
 
 def _stop_primary(state: State) -> None:
