@@ -7,10 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from bench import failover, idle, soak, throughput
 from bench.tables import machine
 from tests.cluster import servers
-
-from bench import failover, idle, soak, throughput
 
 PARTS = ("failover", "throughput", "idle", "soak")
 

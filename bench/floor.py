@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+
 from bench.tables import Figures, markdown, say
 from tests.cluster import servers
 from tests.cluster.checkers import acknowledged, lost_or_repeated

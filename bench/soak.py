@@ -9,9 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from psycopg.conninfo import conninfo_to_dict
+
 from bench.tables import explained, markdown, say
 from bench.throughput import Pgbench
-from psycopg.conninfo import conninfo_to_dict
 from tests.cluster import servers
 from tests.cluster.cluster import Cluster
 

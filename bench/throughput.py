@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from bench.tables import explained, markdown, say
 from psycopg.conninfo import conninfo_to_dict
+
+from bench.tables import explained, markdown, say
 from tests.cluster import servers
 from tests.cluster.checkers import median
 from tests.cluster.cluster import Cluster, clean_environment

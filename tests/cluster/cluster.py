@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
 from tests.cluster.plain import make_directory
 from tests.cluster.processes import (
     alive,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import send, titled, wait_for
 

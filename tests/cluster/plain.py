@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+
 from tests.cluster.processes import alive, descendants, kill_all_of, send, wait_for, working_in
 
 SUPERUSER = "postgres"

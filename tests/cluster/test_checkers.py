@@ -1,6 +1,7 @@
 """Every checker sees the anomaly that it is for, and accepts what is lawful."""
 
 import pytest
+
 from tests.cluster.checkers import (
     Attempt,
     Outcome,

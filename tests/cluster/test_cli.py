@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import yaml
 from psycopg.conninfo import conninfo_to_dict
+
 from tests.cluster.cluster import COMMAND, Cluster, Finished, clean_environment, run_cli
 from tests.cluster.faults import kill_at_once
 from tests.cluster.plain import as_postgres, make_directory

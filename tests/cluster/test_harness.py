@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from tests.cluster.checkers import acknowledged, lost_or_repeated, outage
 from tests.cluster.cluster import Cluster, Events, password_in
 from tests.cluster.faults import CONT, STOP, HeldSession, frozen, locked

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from tests.cluster.cluster import Cluster
 from tests.cluster.faults import HeldSession, kill_at_once, locked
 from tests.cluster.processes import belonging_to, wait_for

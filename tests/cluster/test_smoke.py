@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.cluster import servers
 from tests.cluster.cluster import Cluster
 from tests.cluster.faults import TERM, diverge, kill_postgres, some

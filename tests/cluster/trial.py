@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+
 from tests.cluster.checkers import (
     Attempt,
     Outage,

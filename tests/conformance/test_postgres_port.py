@@ -5,13 +5,13 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import pytest
-from tests.conformance import pg
-from tests.conformance.trio import Trio, Write, any_of, fake_trio, label, real_trio
 
 from pgregent.adapters.postgres import server as real
 from pgregent.core.durability import standby_names
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.types import PgState, Position
+from tests.conformance import pg
+from tests.conformance.trio import Trio, Write, any_of, fake_trio, label, real_trio
 
 SEEDS = range(8)
 NOBODY = standby_names()

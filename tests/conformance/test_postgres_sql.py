@@ -7,6 +7,9 @@ import time
 from collections.abc import Awaitable, Iterator
 
 import pytest
+
+from pgregent.adapters.postgres import render, sql, tools, wal
+from pgregent.core.errors import Refused, Unavailable
 from tests.conformance.pg import (
     ADMIN,
     SUPERUSER,
@@ -18,9 +21,6 @@ from tests.conformance.pg import (
     streams,
     system_bin_dir,
 )
-
-from pgregent.adapters.postgres import render, sql, tools, wal
-from pgregent.core.errors import Refused, Unavailable
 
 ANY_1_B = 'ANY 1 ("b")'
 

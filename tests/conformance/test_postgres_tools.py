@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conformance import pg as fixture
-from tests.conformance.pg import Pg, Servers, eventually, installations, servers_of
 
 from pgregent.adapters.postgres import render, sql, tools, wal
 from pgregent.core.errors import Refused, Unavailable
+from tests.conformance import pg as fixture
+from tests.conformance.pg import Pg, Servers, eventually, installations, servers_of
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root switches users")
 

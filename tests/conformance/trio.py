@@ -15,11 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
-from tests.conformance import pg
-from tests.sim.cluster import Cluster
-from tests.sim.node import Guard, Node
-from tests.sim.port import Port
-from tests.sim.world import Proc, Task, Work
 
 from pgregent.adapters.postgres import sql
 from pgregent.adapters.postgres.layout import ServerConfig
@@ -28,6 +23,11 @@ from pgregent.core.effects import Promoted, Sealed
 from pgregent.core.errors import Unavailable
 from pgregent.core.types import Incarnation, Postgres
 from pgregent.ports.postgres import Upstream
+from tests.conformance import pg
+from tests.sim.cluster import Cluster
+from tests.sim.node import Guard, Node
+from tests.sim.port import Port
+from tests.sim.world import Proc, Task, Work
 
 T = TypeVar("T")
 NAMES = ("n1", "n2", "n3")

@@ -3,9 +3,6 @@
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from tests.sim.port import Port
-from tests.sim.world import Proc, Task, Work
-
 from pgregent.core.durability import standby_names, synchronous_standby_names
 from pgregent.core.effects import (
     Announce,
@@ -48,6 +45,8 @@ from pgregent.core.publish import serving
 from pgregent.core.step import step
 from pgregent.core.types import Incarnation, PgState, Record
 from pgregent.core.view import State
+from tests.sim.port import Port
+from tests.sim.world import Proc, Task, Work
 
 if TYPE_CHECKING:
     from tests.sim.node import Node

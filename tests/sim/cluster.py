@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from pgregent.core.gate import Heard, route
+from pgregent.core.types import PgState, Record, Settings
 from tests.sim.agent import Channel
 from tests.sim.fake_dcs import FakeDcs
 from tests.sim.invariants import Checker
 from tests.sim.node import Node
 from tests.sim.world import World
-
-from pgregent.core.gate import Heard, route
-from pgregent.core.types import PgState, Record, Settings
 
 STALE_AFTER = 1.0
 

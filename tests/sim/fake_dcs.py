@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.sim.world import Work, World
-
 from pgregent.core.effects import WriteRegister
 from pgregent.core.errors import Unavailable
 from pgregent.core.types import Record, Register
+from tests.sim.world import Work, World
 
 if TYPE_CHECKING:
     from tests.sim.invariants import Checker

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.sim.world import Proc, Signal
-
 from pgregent.core.types import PgState, Position, Postgres, Walsender
+from tests.sim.world import Proc, Signal
 
 if TYPE_CHECKING:
     from tests.sim.node import Node

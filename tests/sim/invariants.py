@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from tests.sim.fake_postgres import Wal
-
 from pgregent.core.effects import Announce
 from pgregent.core.publish import serving
 from pgregent.core.types import Incarnation, PgState, Register
 from pgregent.core.view import State
+from tests.sim.fake_postgres import Wal
 
 if TYPE_CHECKING:
     from tests.sim.node import Node

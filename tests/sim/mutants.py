@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tests.sim.port import Port
-from tests.sim.world import Work
 
 from pgregent.core import durability, election, primary, publish, standby, switchover
 from pgregent.core.effects import Sealed
 from pgregent.core.types import Incarnation, Position, Register, Rule, Vote
 from pgregent.core.view import State
+from tests.sim.port import Port
+from tests.sim.world import Work
 
 Patch = pytest.MonkeyPatch
 

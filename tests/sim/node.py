@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pgregent.core.effects import Leave, PostgresExited
+from pgregent.core.types import Durable, Incarnation, Settings
 from tests.sim.agent import SimAgent
 from tests.sim.fake_postgres import Disk, Server
 from tests.sim.world import Proc, World
-
-from pgregent.core.effects import Leave, PostgresExited
-from pgregent.core.types import Durable, Incarnation, Settings
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster

@@ -6,12 +6,11 @@ that stays done.
 
 from typing import TYPE_CHECKING
 
-from tests.sim.fake_postgres import Conf, Disk, Server
-from tests.sim.world import Signal, Work
-
 from pgregent.core.effects import Promoted, Sealed
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.types import PgState, Postgres
+from tests.sim.fake_postgres import Conf, Disk, Server
+from tests.sim.world import Signal, Work
 
 if TYPE_CHECKING:
     from tests.sim.node import Node

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.sim.cluster import Cluster
-
 from pgregent.core.effects import WriteRegister
 from pgregent.core.election import choose, elect, votes
 from pgregent.core.view import State
+from tests.sim.cluster import Cluster
 
 
 def _cluster(seed: int, **settings: Any) -> Cluster:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+
 from tests.sim import mutants, scenes
 from tests.sim.schedule import play
 

@@ -4,11 +4,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from tests.sim.cluster import Cluster
-from tests.sim.node import Node
-
 from pgregent.core.publish import serving
 from pgregent.core.types import PgState, Register
+from tests.sim.cluster import Cluster
+from tests.sim.node import Node
 
 ANNOUNCED = re.compile(r"\[(\w+)\] (.*)")
 

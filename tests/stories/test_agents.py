@@ -1,9 +1,8 @@
 """Agents come and go; their servers need not."""
 
-from tests.stories.story import Story
-
 from pgregent.core.effects import WriteRegister
 from pgregent.core.election import elect
+from tests.stories.story import Story
 
 
 def test_primarys_agent_dies_and_comes_back() -> None:

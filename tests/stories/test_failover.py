@@ -1,6 +1,7 @@
 """The primary is gone, or seems to be."""
 
 import pytest
+
 from tests.stories.story import Story
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tests.stories.transcript import Player, read
 
 STORIES = sorted(Path(__file__).parent.glob("*.story"))
