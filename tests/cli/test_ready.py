@@ -20,7 +20,7 @@ from pgregent.cli.create import make_cluster
 from pgregent.cli.ready import make_ready
 from pgregent.cli.statuses import Statuses
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 
 
 def as_owner(owner: Owner | None) -> dict[str, Any]:
@@ -85,9 +85,9 @@ async def test_the_application_can_write_when_it_is_ready(
     assert await make_ready(served, statuses("n1")) is None
 
     assert processes.postmaster_pid(served.data_dir("n1")) == postmaster.pid
+    # More than these may be there for a moment: sessions that are just ending.
     below = processes.descendants(postmaster.pid)
-    assert len(below) >= 3
-    assert all(processes.is_alive(pid) for pid in below)
+    assert sum(processes.is_alive(pid) for pid in below) >= 3
 
 
 async def test_a_postmaster_file_that_was_left_behind_names_nobody(served: ClusterDir) -> None:

@@ -1,6 +1,7 @@
 """The agent around the real core: agent/loop.py and agent/execute.py in virtual time."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pgregent.core.durability import standby_names, synchronous_standby_names
@@ -171,7 +172,7 @@ class SimAgent:
             self._to_put = None
             yield from self.node.cluster_.dcs.put(self.node.name, record)
 
-    def _spawn(self, work: Work, done: Any) -> Task:
+    def _spawn(self, work: Work, done: Callable[[Any, Exception | None], None]) -> Task:
         return Task(self.world, self.proc, work, done)
 
     def _postgres(self, effect: PostgresEffect) -> None:

@@ -209,6 +209,10 @@ class Server:
         return self.proc.alive
 
     @property
+    def is_promoted(self) -> bool:
+        return self.state is PgState.PRIMARY
+
+    @property
     def answers(self) -> bool:
         """Whether a fresh connection would be answered now."""
         running = self.state in (PgState.STANDBY, PgState.PRIMARY)

@@ -101,16 +101,30 @@ def no_checkpoint(patch: Patch) -> None:
 
 def stale_grants(patch: Patch) -> None:
     """Authority never runs out."""
-    patch.setattr("pgregent.core.step.authority_until", lambda state: None)
-    patch.setattr(primary, "authority_until", lambda state: None)
+
+    def forever(state: State) -> None:
+        return None
+
+    def always(state: State) -> bool:
+        return True
+
+    patch.setattr("pgregent.core.step.authority_until", forever)
+    patch.setattr(primary, "authority_until", forever)
     for module in (primary, publish):
-        patch.setattr(module, "has_authority", lambda state: True)
+        patch.setattr(module, "has_authority", always)
 
 
 def rejoin_before_the_barrier(patch: Patch) -> None:
     """Logs that the older rules count on are rewound or replaced."""
-    patch.setattr(standby, "fork_is_final", lambda register: not register.electing)
-    patch.setattr(standby, "_primary_serves", lambda state, register: True)
+
+    def no_election(register: Register) -> bool:
+        return not register.electing
+
+    def always(state: State, register: Register) -> bool:
+        return True
+
+    patch.setattr(standby, "fork_is_final", no_election)
+    patch.setattr(standby, "_primary_serves", always)
 
 
 def handover_unproved(patch: Patch) -> None:

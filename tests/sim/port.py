@@ -153,7 +153,7 @@ class Port:
             yield POLL
             if not server.alive:
                 raise Unavailable("postgres", "connection lost")
-            if server.state is PgState.PRIMARY:
+            if server.is_promoted:
                 return Promoted(server.timeline, server.parent, server.start)
         raise Unavailable("postgres", "promotion has not completed")
 

@@ -92,7 +92,7 @@ class World:
         """Keep a line for people."""
         self.trace.append((self.now, who, what))
 
-    def call(self, delay: float, proc: Proc | None, fn: Callable[..., None], *args: Any) -> None:
+    def call(self, delay: float, proc: Proc | None, fn: Callable[..., Any], *args: Any) -> None:
         """Have `proc` do it in `delay` seconds."""
         self._count += 1
         heapq.heappush(self._heap, (self.now + max(0.0, delay), self._count, proc, fn, args))
