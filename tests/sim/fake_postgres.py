@@ -427,7 +427,9 @@ class Server:
         k, labels = link.names
         if k == 0 or link.label not in labels or not link.sending:
             return
-        counted = sorted((s.flush for s in self.senders if s.label in labels), reverse=True)
+        # The k is this walsender's; who is a member, every walsender says of itself.
+        members = (s for s in self.senders if s.label in s.names[1])
+        counted = sorted((s.flush for s in members), reverse=True)
         if len(counted) >= k:
             self._release(counted[k - 1])
 
