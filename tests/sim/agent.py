@@ -329,7 +329,7 @@ class Channel:
 
     def _send(self, source: str, target: str, record: Record) -> None:
         key = source, target
-        if target in self.cluster.nodes and self.world.chance(self.world.rates.reordered):
+        if self.world.chance(self.world.rates.reordered):
             delay = self.world.between(0.01, 2.0)
             self.world.call(delay, None, self._arrive, source, target, record)
             return

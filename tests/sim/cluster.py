@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from pgregent.core.gate import Heard, route
-from pgregent.core.types import PgState, Record, Settings
+from pgregent.core.types import PgState, Record, Register, Settings
 from tests.sim.agent import Channel
 from tests.sim.fake_dcs import FakeDcs
 from tests.sim.invariants import Checker
 from tests.sim.node import Node
 from tests.sim.world import World
 
-STALE_AFTER = 1.0
+STALE_AFTER = 3.0
 
 
 class Gate:
@@ -20,17 +20,24 @@ class Gate:
     def __init__(self, cluster: "Cluster", name: str) -> None:
         self.cluster, self.name, self.world = cluster, name, cluster.world
         self.records: dict[str, Heard] = {}
+        self.newest: Register | None = None
         self.term = 0
         self.acked = 0
         self.acked_at = 0.0
         self._client()
 
     def heard(self, record: Record) -> None:
-        self.records[record.incarnation.name] = Heard(record, self.world.now)
+        """As cli/gate.py: a record that is older than the one held changes nothing."""
+        name, register = record.incarnation.name, record.register
+        before = self.records.get(name)
+        if before is None or record.beat >= before.record.beat:
+            self.records[name] = Heard(record, self.world.now)
+        if register is not None and (self.newest is None or register.seq > self.newest.seq):
+            self.newest = register
 
     def _client(self) -> None:
         self.world.call(self.cluster.pace * self.world.between(0.01, 0.2), None, self._client)
-        where = route(self.records.values(), self.world.now, STALE_AFTER)
+        where = route(self.records.values(), self.world.now, STALE_AFTER, self.newest)
         if where.primary is None:
             return
         if where.term < self.term:

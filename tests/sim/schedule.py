@@ -85,7 +85,6 @@ class Schedule:
         chance = Cluster(f"settings {seed}", 1).world.random
         nodes = chance.choice((1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 5))
         settings: dict[str, Any] = {
-            "nodes_wanted_k": chance.choice((1, 1, 1, 2)),
             "minimum_k": chance.choice((0, 0, 0, 1)) if nodes > 1 else 0,
             "standby_grace": chance.choice((1.0, 5.0, 60.0)),
             "lease": chance.choice((1.0, 2.0, 5.0)),

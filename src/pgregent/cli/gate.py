@@ -43,7 +43,9 @@ class RouteFeed:
         """Payloads of before this process was frozen come late: an older one changes nothing."""
         name, register = record.incarnation.name, record.register
         before = self._heard.get(name)
-        if before is None or record.beat >= before.record.beat:
+        # After some silence even a lower beat counts: its machine's clock may have been set back.
+        late = before is not None and record.beat < before.record.beat
+        if before is None or not late or at - before.at > STALE_AFTER:
             self._heard[name] = Heard(record, at)
         if register is not None and (self._newest is None or register.seq > self._newest.seq):
             self._newest = register
