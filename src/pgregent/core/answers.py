@@ -149,7 +149,7 @@ def effect_failed(state: State, answer: Failed) -> None:
         return
     state.pg = None
     state.effects_done += 1
-    state.pg_failed_at, state.pg_failed_why = state.now, answer.reason
+    state.pg_failed_at = state.now
     if answer.postgres is not None:
         state.postgres = answer.postgres
     if isinstance(answer.effect, Checkpoint):

@@ -96,7 +96,6 @@ class State:
     barrier: Barrier | None = None
     effects_done: int = 0
     pg_failed_at: float = float("-inf")
-    pg_failed_why: str = ""
     cas_failed_at: float = float("-inf")
 
     # this server's life

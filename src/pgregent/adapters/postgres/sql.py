@@ -19,7 +19,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.rows import DictRow, dict_row
 
-from pgregent.adapters.postgres.wal import format_lsn, parse_lsn
+from pgregent.adapters.postgres.wal import parse_lsn
 from pgregent.core.errors import Bug, Refused, Unavailable
 
 APPLICATION_NAME = "pgregent"
@@ -550,20 +550,6 @@ async def drop_slot(conn: Connection, name: str, *, timeout: float = 1.0) -> Non
         conn,
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
         (name,),
-        timeout=timeout,
-    )
-
-
-async def advance_slot(conn: Connection, name: str, lsn: int, *, timeout: float = 1.0) -> None:
-    """Let the inactive slot `name` keep WAL from `lsn` (bytes) on only; never moves it back.
-
-    Absent or in use: nothing happens. Raises Refused, Unavailable.
-    """
-    await _query(
-        conn,
-        "SELECT pg_replication_slot_advance(slot_name, %s::pg_lsn) FROM pg_replication_slots"
-        " WHERE slot_name = %s AND NOT active AND restart_lsn < %s::pg_lsn",
-        (format_lsn(lsn), name, format_lsn(lsn)),
         timeout=timeout,
     )
 
