@@ -129,6 +129,15 @@ class Server:
                 found.add(Path(f"/proc/{pid}/comm").read_bytes())
         return found
 
+    def pids_titled(self, word: bytes) -> set[int]:
+        """Those whose process title has this word; some may end while they are looked at."""
+        found: set[int] = set()
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                if word in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.add(pid)
+        return found
+
     def running(self) -> bool:
         return bool(self.processes())
 
@@ -260,11 +269,8 @@ async def test_stop_fast_lets_the_log_collector_finish(site: Site) -> None:
     guard = await site.guard()
     log_dir = site.server.base / "s" / "collected"
     await site.server.start(guard, "logging_collector=on", f"log_directory={log_dir}")
-    (collector,) = (
-        pid
-        for pid in site.server.processes()
-        if b"logger" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    await until(lambda: len(site.server.pids_titled(b"logger")) == 1)
+    (collector,) = site.server.pids_titled(b"logger")
     os.kill(collector, signal.SIGSTOP)  # so that its last lines surely come after the exit
     loop = asyncio.get_running_loop()
     site.on_exited = lambda: loop.call_later(0.02, os.kill, collector, signal.SIGCONT)
