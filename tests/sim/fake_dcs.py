@@ -27,6 +27,7 @@ class FakeDcs:
         self.members: dict[str, Record] = {}
         self.away = False
         self.in_flight = 0
+        self.lives = 1
         self.watchers: dict[str, Callable[[], None]] = {}
 
     def _reachable(self, member: str) -> bool:
@@ -56,7 +57,7 @@ class FakeDcs:
             if fate != "never":
                 self.in_flight += 1
                 delay = 0.0 if fate == "now" else self.world.between(0.01, 8.0)
-                self.world.call(delay, None, self._land, write)
+                self.world.call(delay, None, self._land, write, self.lives)
             yield self.world.between(0.0, TIMEOUT)
             return None
         stored = self.apply(write)
@@ -66,9 +67,10 @@ class FakeDcs:
             return None
         return stored
 
-    def _land(self, write: WriteRegister) -> None:
+    def _land(self, write: WriteRegister, life: int) -> None:
         self.in_flight -= 1
-        self.apply(write)
+        if life == self.lives:
+            self.apply(write)
 
     def apply(self, write: WriteRegister) -> bool:
         if (self.register.seq if self.register else 0) != write.expected:
@@ -77,6 +79,14 @@ class FakeDcs:
         self.register = write.register
         self._changed()
         return True
+
+    def forget(self, shown: Register | None = None) -> None:
+        """It is emptied, or shows an older register again; the members' keys are gone."""
+        self.checker.forgets()
+        # Sessions and connections end with it, and what was under way in them.
+        self.lives += 1
+        self.register, self.members = shown, {}
+        self._changed()
 
     def put(self, member: str, record: Record) -> Work:
         yield self.world.between(0.0005, 0.01)

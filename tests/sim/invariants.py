@@ -31,6 +31,8 @@ class Checker:
         self.openings: list[tuple[float, int, str]] = []
         self.opened_logs: dict[int, tuple[int, set[int]]] = {}
         self.register: Register | None = None
+        self.forgotten: Register | None = None
+        """The newest register, while the DCS shows less."""
         self.ways: set[str] = set()
         self._now: dict[str, Incarnation] = {}
         self._before: dict[str, Incarnation] = {}
@@ -52,21 +54,37 @@ class Checker:
 
     def registered(self, old: Register | None, new: Register) -> None:
         """A CAS was stored."""
-        self.register = new
         before = (old.seq, old.round, old.term) if old else (0, 0, 0)
-        if (new.seq, new.round, new.term) < before or new.seq != before[0] + 1:
+        forgotten, self.register = self.forgotten, new
+        if forgotten is not None and new.term:
+            self._written_again(forgotten, new)
+        elif new.term and ((new.seq, new.round) < before[:2] or new.seq != before[0] + 1):
             self.broken(f"S7: the register went from {before} to {new}")
-        if new.term > before[2]:
+        if forgotten is None and new.term > before[2]:
             if new.term in self.appointed:
                 self.broken(f"S7: term {new.term} was appointed twice")
             self.appointed[new.term] = new.primary
-        elif old is not None and old.term and new.primary != old.primary:
+        elif forgotten is None and old and old.term and new.primary != old.primary:
             self.broken(f"S7: term {new.term} changed hands")
         rules = "; ".join(f"{r.writer.name}: {r}" for r in new.rules)
         state = "electing" if new.electing else f"primary {new.primary.label}"
         self.world.say(
             "dcs", f"seq {new.seq} round {new.round} term {new.term} {state}: {rules} ({new.why})"
         )
+
+    def forgets(self) -> None:
+        """The DCS shows less than it did."""
+        if self.forgotten is None and self.register is not None and self.register.term:
+            self.forgotten = self.register
+
+    def _written_again(self, newest: Register, new: Register) -> None:
+        """Newer than whatever anybody can have seen, and nobody is given an office by it."""
+        self.forgotten = None
+        created_again = newest.seq == new.seq == 2  # before its creator had heard of it
+        if not created_again and min(new.seq - newest.seq, new.round - newest.round) < 2:
+            self.broken(f"S7: written again as {new}, though {newest} had been seen")
+        if self.appointed.get(new.term) != new.primary:
+            self.broken(f"S7: {new.primary} was given term {new.term} by a restored register")
 
     # --- writes (S1, S2, S4, S5) ---------------------------------------------------------------
 

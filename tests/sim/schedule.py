@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pgregent.core.effects import RestoreDcs
 from tests.sim.cluster import Cluster
 from tests.sim.fake_postgres import FAST
 from tests.sim.node import Node
@@ -11,6 +12,8 @@ from tests.sim.world import Rates
 
 HEAL_LIMIT = 90.0
 """Seconds in which a healed cluster has to be whole again (a clone, a retry, a stuck standby)."""
+OPERATOR_AFTER = 15.0
+"""Seconds after which the operator is called where the members wait for that."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Schedule:
             self.cut_pair,
             self.cut_dcs,
             self.dcs_away,
+            self.dcs_forgets,
             self.leave,
             self.lose_data,
             self.pause_replay,
@@ -77,6 +81,7 @@ class Schedule:
             "changes": [self.cut_replication, self.kill_server, self.leave, self.kill_node],
             "relays": [self.cut_replication, self.kill_primary, self.kill_primary],
             "freezes": [self.freeze_node, self.kill_server],
+            "amnesia": [self.dcs_forgets, self.kill_node, self.leave, self.isolate],
             "anything": [f for f in every if self.random.random() < 0.4] or crashes,
         }
 
@@ -161,6 +166,17 @@ class Schedule:
             if node.agent is not None and node.agent.state.settings != node.settings:
                 node.kill_agent()
             self._come_back(node, 1.0)
+        self.world.call(OPERATOR_AFTER, None, self._operator)
+
+    def _operator(self) -> None:
+        """All members are here: whoever holds the newest copy has it written again."""
+        agents = [n.agent for n in self.cluster.nodes.values() if n.agent is not None]
+        known = [a for a in agents if a.state.register is not None]
+        newest = max(known, key=lambda a: a.state.register.seq if a.state.register else 0)
+        if newest.state.register_lost and newest.state.register is not None:
+            newest.node.say("the operator has the register written again")
+            newest.post(RestoreDcs(newest.state.register.seq))
+            self.world.call(5.0, None, self._operator)
 
     # --- choosing ------------------------------------------------------------------------------
 
@@ -294,6 +310,11 @@ class Schedule:
         self.world.say("*", "the DCS is away")
         self.cluster.dcs.away = True
         self._later(lambda: setattr(self.cluster.dcs, "away", False))
+
+    def dcs_forgets(self) -> None:
+        if self.cluster.dcs.register is not None and self.cluster.dcs.register.term:
+            self.world.say("*", "the DCS is emptied")
+            self.cluster.dcs.forget()
 
     def leave(self) -> None:
         node = self.node()

@@ -10,6 +10,9 @@ from pgregent.core.view import State
 TAKEOVER_AFTER = 30.0
 """Seconds of silence after which another member creates the cluster instead: nothing was
 acknowledged before term 1, so nothing can be lost."""
+CREATE_PATIENCE = 3.0
+"""Seconds after its start before which a member does not finish creating a cluster: a DCS can be
+empty because it was emptied, and the members that know better start at the same time."""
 
 
 def plan_bootstrap(state: State) -> None:
@@ -38,6 +41,8 @@ def _take_register(state: State) -> None:
         state.why = f"waiting for the DCS: {state.dcs_why}"
     elif state.postgres.state is PgState.UNKNOWN:
         state.why = "looking at its data directory"
+    elif holder := _has_data(state):
+        state.why = f"the DCS is empty, but {holder} has the cluster: waiting for it to write again"
     elif state.postgres.state is not PgState.ABSENT or state.durable.stage is not Stage.NONE:
         state.why = (
             "its data directory is not empty but the DCS knows of no such cluster: "
@@ -47,9 +52,17 @@ def _take_register(state: State) -> None:
         write(state, _claim(state, 0))
 
 
+def _has_data(state: State) -> str:
+    """A member whose copy of the register shows that the cluster exists; empty if none is known."""
+    records = (peer.record for peer in state.peers.values())
+    return next((r.incarnation.name for r in records if r and r.register and r.register.term), "")
+
+
 def _create(state: State, register: Register) -> None:
     postgres = state.postgres
     match postgres.state:
+        case PgState.ABSENT if holder := _has_data(state):
+            state.why = f"not creating a cluster: {holder} has one, and has to write its register"
         case PgState.ABSENT:
             state.why = "creating the cluster: initdb"
             do(state, Initdb())
@@ -59,6 +72,10 @@ def _create(state: State, register: Register) -> None:
         case PgState.PRIMARY if not state.began:
             # Its first start may not have come to the end: the roles are created by it.
             do(state, Stop(immediate=False))
+        case PgState.PRIMARY if holder := _has_data(state):
+            state.why = f"not creating a cluster: {holder} has one, and has to write its register"
+        case PgState.PRIMARY if state.now - state.started_at < CREATE_PATIENCE:
+            state.why = "creating the cluster: a member that has one may be starting"
         case PgState.PRIMARY if postgres.system_id:
             state.durable = replace(state.durable, promoted=1)
             why = f"{state.me.name} created the cluster"

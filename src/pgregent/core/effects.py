@@ -297,6 +297,14 @@ class Leave:
     cluster: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RestoreDcs:
+    """The operator accepts the loss of what missing members know, and has the copy of the register
+    with this `seq` written again."""
+
+    seq: int
+
+
 Event = (
     Tick
     | RegisterRead
@@ -310,4 +318,5 @@ Event = (
     | Done
     | Failed
     | Leave
+    | RestoreDcs
 )

@@ -56,6 +56,7 @@ def record_of(state: State) -> Record:
         down=state.down,
         serving=serving(state),
         leaving=state.leaving is not Leaving.NO,
+        dcs_lost=state.register_lost,
         eligible=not settings.nofailover and not postgres.replay_paused,
         sync=not settings.nosync,
         balanced=not settings.noloadbalance,
@@ -107,5 +108,6 @@ def _essence(record: Record) -> tuple[object, ...]:
         record.down,
         record.serving,
         record.leaving,
+        record.dcs_lost,
         record.eligible,
     )

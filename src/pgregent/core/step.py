@@ -7,6 +7,7 @@ hand changes nothing.
 
 from dataclasses import replace
 
+from pgregent.core.amnesia import plan_restore, restore_by_operator
 from pgregent.core.answers import effect_done, effect_failed, server_exited
 from pgregent.core.bootstrap import plan_bootstrap
 from pgregent.core.durability import note_walsenders, synchronous_standby_names
@@ -28,6 +29,7 @@ from pgregent.core.effects import (
     Probed,
     Promote,
     RegisterRead,
+    RestoreDcs,
     Rewind,
     Seal,
     Start,
@@ -37,13 +39,12 @@ from pgregent.core.effects import (
 from pgregent.core.lease import authority_until
 from pgregent.core.primary import plan_primary
 from pgregent.core.publish import publish
+from pgregent.core.seen import cas_answered, peer_heard, register_read
 from pgregent.core.standby import plan_standby
 from pgregent.core.switchover import plan_leaving
 from pgregent.core.types import (
     PgState,
     Postgres,
-    Record,
-    Register,
     Stage,
 )
 from pgregent.core.view import Leaving, State
@@ -75,7 +76,7 @@ def step(state: State, event: Event, now: float, epoch: float = 0.0) -> list[Eff
 def _decide(state: State) -> None:
     register = state.register
     if state.register_lost:
-        state.why = "the DCS shows less than this member has seen: it was emptied or restored"
+        plan_restore(state)
     if state.leaving is not Leaving.NO:
         plan_leaving(state)
     elif _is_strangers(state):
@@ -89,6 +90,9 @@ def _decide(state: State) -> None:
         plan_primary(state)
     else:
         plan_standby(state)
+    if state.register_lost:
+        lost = "the DCS was emptied or restored, it shows less than this member has seen"
+        state.why = f"{lost}: {state.lost_why or 'writing it again'}; meanwhile: {state.why}"
 
 
 def _is_strangers(state: State) -> bool:
@@ -103,13 +107,13 @@ def _absorb(state: State, event: Event) -> None:
         case Tick():
             pass
         case RegisterRead(register, asked_at, members):
-            _register_read(state, register, asked_at, members)
+            register_read(state, register, asked_at, members)
         case DcsFailed(reason):
             state.dcs_ok, state.dcs_why = False, reason
         case CasAnswer():
-            _cas_answered(state, event)
+            cas_answered(state, event)
         case PeerHeard(record):
-            _peer_heard(state, record)
+            peer_heard(state, record)
         case PeerClosed() | Probed():
             _peer_evidence(state, event)
         case Observed(postgres, effects_done):
@@ -120,6 +124,8 @@ def _absorb(state: State, event: Event) -> None:
             effect_done(state, event)
         case Failed():
             effect_failed(state, event)
+        case RestoreDcs(seq):
+            restore_by_operator(state, seq)
         case Leave(cluster):
             state.leaving_since = min(state.leaving_since, state.now)
             state.leaving = Leaving.CLUSTER if cluster else Leaving.NODE
@@ -138,102 +144,6 @@ def _peer_evidence(state: State, event: PeerClosed | Probed) -> None:
             elif refused or not state.postgres.streaming:
                 # Mere slowness is no evidence against a server that WAL still comes from.
                 peer.probed_bad_at = asked_at
-
-
-def _see(state: State, register: Register) -> None:
-    """Take over a register that was read, written or told of, if it is newer."""
-    known = state.register
-    if known is not None and register.seq <= known.seq:
-        return
-    if known is not None and known.system_id not in ("", register.system_id):
-        state.announce("refused", "the DCS shows the register of another cluster")
-        return
-    claimed = known is not None and known.term == 0 and known.primary == state.me
-    if claimed and state.postgres.system_id not in ("", register.system_id):
-        # It was creating the cluster when another member did: its directory was never in office.
-        state.durable = replace(state.durable, stage=Stage.CLONE)
-    changed = known is None or (known.term, known.round, known.electing) != (
-        register.term,
-        register.round,
-        register.electing,
-    )
-    state.durable = replace(state.durable, register=register)
-    state.seq_seen_at = state.now
-    state.register_absent = False
-    if changed:
-        state.register_seen_at = state.now
-        state.announce("election" if register.electing else "register", register.why)
-    if register.electing or register.primary != state.me:
-        state.opened = state.opened and register.primary == state.me
-        state.suspicion = None
-
-
-def _register_read(
-    state: State, register: Register | None, asked_at: float, members: tuple[Record, ...]
-) -> None:
-    state.dcs_ok, state.dcs_why = True, ""
-    known = state.register
-    if register is None:
-        state.register_absent = known is None
-        state.register_lost = known is not None and asked_at > state.seq_seen_at
-    else:
-        _see(state, register)
-        newest = state.register
-        if newest is None:
-            return
-        if register == newest:
-            state.read_at = max(state.read_at, asked_at)
-            state.register_lost = False
-        elif register.seq <= newest.seq and asked_at > state.seq_seen_at:
-            state.register_lost = True
-    for record in members:
-        _member_read(state, record)
-
-
-def _member_read(state: State, record: Record) -> None:
-    if record.incarnation.name == state.me.name:
-        return
-    peer = state.peer(record.incarnation.name)
-    if record.beat != peer.beat_seen:
-        peer.beat_seen, peer.beat_changed_at = record.beat, state.now
-    if peer.record is None or record.beat > peer.record.beat:
-        peer.record = record
-
-
-def _cas_answered(state: State, answer: CasAnswer) -> None:
-    if state.cas != answer.effect:
-        return
-    state.cas = None
-    if answer.done:
-        _see(state, answer.effect.register)
-        state.written_seq = answer.effect.register.seq
-        if state.register == answer.effect.register:
-            state.read_at = max(state.read_at, answer.asked_at)
-    else:
-        state.cas_failed_at = state.now
-        if answer.done is None:
-            state.dcs_why = f"the outcome of a write is unknown: {answer.reason}"
-
-
-def _peer_heard(state: State, record: Record) -> None:
-    peer = state.peer(record.incarnation.name)
-    if peer.record is not None and peer.record.incarnation != record.incarnation:
-        peer.granted_at, peer.granted_term = float("-inf"), 0
-    if peer.record is not None and record.replay_lsn > peer.record.replay_lsn:
-        peer.not_primary_since = state.now
-    peer.record, peer.heard_at, peer.closed = record, state.now, False
-    if record.register is not None:
-        _see(state, record.register)
-    running = record.state is PgState.PRIMARY
-    peer.not_primary_since = float("inf") if running else min(peer.not_primary_since, state.now)
-    register = state.register
-    if register is not None and record.serving and record.incarnation == register.primary:
-        state.served_at = state.now
-    sent = state.sent_at.get(record.heard.get(state.me.name, -1))
-    if sent is not None and record.grant:
-        if peer.granted_term != record.grant:
-            peer.granted_at = sent
-        peer.granted_at, peer.granted_term = max(peer.granted_at, sent), record.grant
 
 
 def _observed(state: State, postgres: Postgres, effects_done: int) -> None:

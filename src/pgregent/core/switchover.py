@@ -99,6 +99,9 @@ def _hand_over(state: State, register: Register) -> bool:
         return False
     state.why = f"leaving: waiting for {heir.incarnation.name} to have the shutdown checkpoint"
     if heir.replay_lsn > postgres.checkpoint_lsn:
+        if state.durable.handing != register.seq:
+            # The CAS may land without this member ever hearing of it.
+            state.durable = replace(state.durable, handing=register.seq)
         write(state, handed_over(state, register, heir.incarnation, postgres.checkpoint_lsn))
     return True
 

@@ -113,6 +113,8 @@ class Durable:
     stage: Stage = Stage.NONE
     rewound: int = 0
     """The term whose primary it was rewound from, while REWOUND."""
+    handing: int = 0
+    """The seq of the register from which it tried to hand its office over; 0: never."""
     remade: int = 0
     """How often the data directory was made anew; part of the incarnation's id."""
 
@@ -202,6 +204,8 @@ class Record:
     """A primary that says that its PostgreSQL is gone and asks to be succeeded."""
     serving: bool = False
     leaving: bool = False
+    dcs_lost: bool = False
+    """The DCS shows it nothing, or less than its copy of the register."""
     eligible: bool = True
     sync: bool = True
     balanced: bool = True

@@ -84,6 +84,10 @@ class State:
     """A read showed that there is no register, and this member never saw one."""
     register_lost: bool = False
     """The DCS shows nothing, or less than the copy on this member's disk."""
+    lost_seq: int = 0
+    """The seq that the DCS shows then; 0: no register."""
+    lost_why: str = ""
+    """Why this member does not write the register again then."""
     register_seen_at: float = float("-inf")
     """When the register's term, round or election was last seen to change."""
     seq_seen_at: float = float("-inf")

@@ -1,0 +1,96 @@
+"""A DCS that shows nothing, or less than this member has seen: who may write the register again.
+
+Whatever a member acts on is on its disk first, so what the DCS forgot is known as far as anybody
+acted on it. The primary of the newest copy writes it again once so many of those that its rules
+name say that they see the loss too, and hold the same copy (they have sealed for nothing later),
+that the others alone could not have appointed anybody. Where it is the one that every commit
+needs, it needs nobody. While the newest copy is an election's, its votes may have made an
+appointment that no member here knows: then, and where members are missing, only the operator can
+say that this loses nothing, or that the loss is accepted.
+"""
+
+from dataclasses import replace
+
+from pgregent.core.durability import satisfies_all
+from pgregent.core.effects import WriteRegister
+from pgregent.core.plan import CAS_RETRY
+from pgregent.core.types import Incarnation, Register, Term
+from pgregent.core.view import State
+
+JUMP = 10
+"""By what seq and round are raised at least; to the time in milliseconds, if that is more. No
+election of before the loss, and of a register written again and lost once more, may have had the
+same round: the votes cast in it would count."""
+BURNED_TERMS = 16
+"""Terms that the operator's way out skips: somebody unknown may have been appointed in them."""
+_NOBODY = Incarnation("", "")
+
+
+def plan_restore(state: State) -> None:
+    """Write the register again, if this member may."""
+    register = state.register
+    if register is None or state.cas is not None or state.now - state.cas_failed_at < CAS_RETRY:
+        return
+    state.lost_why = _why_not(state, register)
+    if not state.lost_why and register.term == 0:
+        # Nobody was in office yet: somebody who knows better has a newer copy.
+        state.cas = WriteRegister(state.lost_seq, register)
+        state.out.append(state.cas)
+    elif not state.lost_why:
+        _write(state, register, "the DCS was emptied or restored: written again from the copies")
+
+
+def restore_by_operator(state: State, seq: int) -> None:
+    """The operator accepts that what only missing members know is lost. Nothing happens unless
+    the register is lost and this member's copy is the one (`seq`) that the operator was shown."""
+    register = state.register
+    if register is None or register.seq != seq or not state.register_lost or state.cas is not None:
+        return
+    why = "the DCS was emptied or restored: the operator had this copy written again"
+    burned = Term(register.term + BURNED_TERMS, _NOBODY, 0, 0, why, state.epoch)
+    _write(state, replace(register, terms=(*register.terms, burned)), why)
+
+
+def _write(state: State, register: Register, why: str) -> None:
+    fresh = max(register.seq + JUMP, register.round + JUMP, int(state.epoch * 1000))
+    again = replace(register, seq=fresh, round=fresh, electing=False, why=why)
+    state.cas = WriteRegister(state.lost_seq, again)
+    state.out.append(state.cas)
+    state.announce("dcs_restored", why)
+
+
+def _why_not(state: State, register: Register) -> str:
+    """Empty if this member may write the register again."""
+    primary = register.primary
+    if register.term == 0:
+        return "" if primary == state.me else f"{primary.name} has to create the cluster"
+    if register.electing:
+        return (
+            "an election was under way, and its outcome may be known to others only: "
+            "see `pgregent dcs restore`"
+        )
+    if state.durable.handing == register.seq:
+        return (
+            "it was handing its office over, and whether it did may be known to others only: "
+            "see `pgregent dcs restore`"
+        )
+    if primary != state.me:
+        return f"{primary.name}, its primary, has to write the register again"
+    named = {primary, *(m for r in register.rules for m in (r.writer, *r.members))}
+    absent = frozenset(named - _agreeing(state, register))
+    if not satisfies_all(register, absent):
+        return ""
+    names = " or ".join(sorted(m.name for m in absent))
+    return f"waiting for {names}, who could have appointed another primary meanwhile"
+
+
+def _agreeing(state: State, register: Register) -> set[Incarnation]:
+    """Those who see the loss too and hold the same copy."""
+    found = {state.me}
+    for name in state.peers:
+        record = state.heard_lately(name)
+        if record is None or not record.dcs_lost or record.register is None:
+            continue
+        if record.register.seq == register.seq:
+            found.add(record.incarnation)
+    return found
