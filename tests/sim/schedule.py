@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgregent.core.effects import RestoreDcs
+from pgregent.core.effects import RestoreDcs, Switchover
 from tests.sim.cluster import Cluster
 from tests.sim.fake_postgres import FAST
 from tests.sim.node import Node
@@ -71,6 +71,7 @@ class Schedule:
             self.dcs_away,
             self.dcs_forgets,
             self.leave,
+            self.switchover,
             self.lose_data,
             self.pause_replay,
             self.change_tag,
@@ -79,6 +80,7 @@ class Schedule:
             "crashes": crashes,
             "false alarms": alarms,
             "changes": [self.cut_replication, self.kill_server, self.leave, self.kill_node],
+            "switchovers": [self.switchover, self.switchover, self.kill_server, self.kill_agent],
             "relays": [self.cut_replication, self.kill_primary, self.kill_primary],
             "freezes": [self.freeze_node, self.kill_server],
             "amnesia": [self.dcs_forgets, self.kill_node, self.leave, self.isolate],
@@ -320,6 +322,13 @@ class Schedule:
         node = self.node()
         node.leave()
         self.world.call(self.random.uniform(0.5, 12.0), None, self._return, node, 20)
+
+    def switchover(self) -> None:
+        register, agent = self.cluster.dcs.register, self.node().agent
+        if register is not None and agent is not None:
+            candidate = self.random.choice(("", *self.cluster.nodes))
+            agent.node.say(f"is asked for a switchover to {candidate or 'anybody'}")
+            agent.post(Switchover(register.term, candidate))
 
     def _return(self, node: Node, tries: int) -> None:
         if node.agent is None:

@@ -108,11 +108,15 @@ def _conclude(
             state.checkpointed = True
         case Initdb():
             if isinstance(result, Created):
-                state.postgres = replace(state.postgres, system_id=result.system_id)
-            register = state.register
-            if register is not None and (register.term or register.primary != state.me):
-                # There is a cluster after all, and this directory is not of it.
-                state.durable = replace(state.durable, stage=Stage.CLONE)
+                _created(state, result)
+
+
+def _created(state: State, created: Created) -> None:
+    state.postgres = replace(state.postgres, system_id=created.system_id)
+    register = state.register
+    if register is not None and (register.term or register.primary != state.me):
+        # There is a cluster after all, and this directory is not of it.
+        state.durable = replace(state.durable, stage=Stage.CLONE)
 
 
 def _apply(state: State, rule: Rule | None) -> None:

@@ -298,6 +298,15 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Switchover:
+    """The operator wants another primary than that of `term`: `candidate`, or ("") the one that is
+    furthest."""
+
+    term: int
+    candidate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreDcs:
     """The operator accepts the loss of what missing members know, and has the copy of the register
     with this `seq` written again."""
@@ -318,5 +327,6 @@ Event = (
     | Done
     | Failed
     | Leave
+    | Switchover
     | RestoreDcs
 )

@@ -34,6 +34,7 @@ from pgregent.core.effects import (
     Seal,
     Start,
     Stop,
+    Switchover,
     Tick,
 )
 from pgregent.core.lease import authority_until
@@ -41,7 +42,7 @@ from pgregent.core.primary import plan_primary
 from pgregent.core.publish import publish
 from pgregent.core.seen import cas_answered, peer_heard, register_read
 from pgregent.core.standby import plan_standby
-from pgregent.core.switchover import plan_leaving
+from pgregent.core.switchover import begin_switchover, plan_leaving, plan_switchover
 from pgregent.core.types import (
     PgState,
     Postgres,
@@ -86,6 +87,8 @@ def _decide(state: State) -> None:
         )
     elif register is None or register.term == 0:
         plan_bootstrap(state)
+    elif state.switchover is not None and plan_switchover(state, state.switchover):
+        pass
     elif state.is_primary:
         plan_primary(state)
     else:
@@ -124,6 +127,8 @@ def _absorb(state: State, event: Event) -> None:
             effect_done(state, event)
         case Failed():
             effect_failed(state, event)
+        case Switchover():
+            begin_switchover(state, event)
         case RestoreDcs(seq):
             restore_by_operator(state, seq)
         case Leave(cluster):

@@ -1,9 +1,9 @@
-"""Leaving: a standby after the rule was changed, a primary after its office was handed over."""
+"""Switchover, and leaving: a primary hands its office over, a standby leaves the rule first."""
 
 from dataclasses import replace
 
 from pgregent.core.durability import make_rule, with_rule
-from pgregent.core.effects import Checkpoint, Clone, Exit, Initdb, Rewind, Stop
+from pgregent.core.effects import Checkpoint, Clone, Exit, Initdb, Rewind, Stop, Switchover
 from pgregent.core.election import MAX_TERMS
 from pgregent.core.plan import do, write
 from pgregent.core.types import Incarnation, PgState, Record, Register, Term
@@ -52,16 +52,19 @@ def _still_counted(state: State, register: Register) -> bool:
 
 
 def candidate(state: State) -> Record | None:
-    """The standby to hand over to: in the rule, eligible, staying, and the furthest of these."""
+    """The standby to hand over to: in the rule, eligible, staying, and the furthest of these; in a
+    switchover the one that was asked for, if it is among them."""
     register = state.register
     if register is None or not register.rules:
         return None
+    wanted = state.switchover.candidate if state.switchover is not None else ""
     able: list[Record] = []
     for member in sorted(register.rule.members):
         record = state.heard_lately(member.name)
         if record is None or record.incarnation != member or record.leaving:
             continue
-        if record.eligible and record.state is PgState.STANDBY:
+        able_now = record.eligible and record.state is PgState.STANDBY
+        if able_now and wanted in ("", member.name):
             able.append(record)
     return max(able, key=_log_end, default=None)
 
@@ -74,13 +77,70 @@ def _stop_primary(state: State) -> None:
     if candidate(state) is None:
         state.why = "leaving: nobody can take over, stopping PostgreSQL"
         do(state, Stop(immediate=False), preempt=True)
-    elif not state.checkpointed:
-        state.why = "leaving: checkpoint first, so that the shutdown is short"
+        return
+    _stop_to_hand_over(state, "leaving")
+
+
+def _stop_to_hand_over(state: State, doing: str) -> None:
+    if not state.checkpointed:
+        state.why = f"{doing}: checkpoint first, so that the shutdown is short"
         do(state, Checkpoint())
     else:
-        state.why = "leaving: holding the entry point and stopping PostgreSQL"
+        state.why = f"{doing}: holding the entry point and stopping PostgreSQL"
         state.holding = True
         do(state, Stop(immediate=False), preempt=True)
+
+
+def switchover_refusal(state: State, asked: Switchover) -> str:
+    """Why this member does not do what the operator asks; empty if it does."""
+    register = state.register
+    if register is None or register.term == 0 or not state.is_primary:
+        name = register.primary.name if register is not None and register.term else "nobody"
+        return f"{state.me.name} is not the primary, {name} is"
+    if asked.term != register.term:
+        return f"term {register.term} has begun since: {register.primary.name} is the primary"
+    if register.electing or not state.opened or state.leaving is not Leaving.NO:
+        return f"not now: {state.why}"
+    if state.switchover is not None:
+        return "a switchover is under way already"
+    members = [m.name for m in register.rule.members]
+    if asked.candidate and asked.candidate not in members:
+        able = ", ".join(members) or "nobody"
+        return f"{asked.candidate} does not have all commits; {able} could take over"
+    state.switchover = asked
+    heir, state.switchover = candidate(state), None
+    if heir is None:
+        who = asked.candidate or "no standby"
+        return f"{who} can take over now (in the rule, eligible, running and heard lately)"
+    return ""
+
+
+def begin_switchover(state: State, asked: Switchover) -> None:
+    """Begin what the operator asks, or say why not."""
+    refusal = switchover_refusal(state, asked)
+    if refusal:
+        state.announce("refused", f"switchover: {refusal}")
+        return
+    state.switchover, state.switchover_since = asked, state.now
+    state.checkpointed = False
+    to = asked.candidate or "the furthest standby"
+    state.announce("switchover", f"the operator asks for a switchover to {to}")
+
+
+def plan_switchover(state: State, asked: Switchover) -> bool:
+    """One step of it; False once it is over: then the member does what it does anyway."""
+    register = state.register
+    over = register is None or register.electing or not state.is_primary
+    if not over and register is not None and register.term == asked.term:
+        if state.postgres.state is PgState.PRIMARY:
+            if candidate(state) is not None or isinstance(state.pg, Stop):
+                _stop_to_hand_over(state, "switchover")
+                return True
+            state.announce("refused", "switchover: its candidate cannot take over any more")
+        elif state.postgres.state is PgState.STOPPED and _hand_over(state, register):
+            return True
+    state.switchover, state.holding = None, False
+    return False
 
 
 def _hand_over(state: State, register: Register) -> bool:
@@ -90,14 +150,15 @@ def _hand_over(state: State, register: Register) -> bool:
         return False
     if state.durable.promoted != register.term:
         return False
-    if state.now - max(state.exited_at, state.leaving_since) > HANDOVER_LIMIT:
+    since = state.leaving_since if state.switchover is None else state.switchover_since
+    if state.now - max(state.exited_at, since) > HANDOVER_LIMIT:
         return False
     if postgres.disk_timeline == 0:
         return True
     heir = candidate(state)
     if not postgres.clean or heir is None:
         return False
-    state.why = f"leaving: waiting for {heir.incarnation.name} to have the shutdown checkpoint"
+    state.why = f"waiting for {heir.incarnation.name} to have the shutdown checkpoint"
     if heir.replay_lsn > postgres.checkpoint_lsn:
         if state.durable.handing != register.seq:
             # The CAS may land without this member ever hearing of it.
@@ -110,7 +171,8 @@ def handed_over(state: State, register: Register, heir: Incarnation, end: int) -
     """The register with `heir` in office. The old rules stay until its barrier."""
     newest = max([register.term, *(t.term for t in register.terms)])
     term = 1 + max(newest, state.postgres.newest_history)
-    why = f"{state.me.name} leaves and hands over to {heir.name}"
+    leaves = "leaves and hands over" if state.switchover is None else "hands over (switchover)"
+    why = f"{state.me.name} {leaves} to {heir.name}"
     others = tuple(m for m in register.rule.members if m != heir and _stays(state, m))
     # The shutdown checkpoint is the last record; the heir's promotion will tell its exact end.
     entry = Term(term, heir, register.term, end + SHUTDOWN_RECORD_SIZE, why, state.epoch)

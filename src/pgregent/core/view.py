@@ -9,6 +9,7 @@ from pgregent.core.effects import (
     Effect,
     PostgresEffect,
     Promoted,
+    Switchover,
     WriteRegister,
 )
 from pgregent.core.types import (
@@ -151,6 +152,9 @@ class State:
     leaving_since: float = float("inf")
 
     leaving: Leaving = Leaving.NO
+    switchover: Switchover | None = None
+    """What the operator asked of this primary, while it is under way."""
+    switchover_since: float = float("-inf")
     exiting: bool = False
     deadline: float | None = None
     deadline_told_at: float = float("-inf")
