@@ -72,7 +72,7 @@ log:
 
 def mistakes(text: str) -> list[tuple[int, str, str]]:
     config, found = check_config(text)
-    assert (config is None) == bool(found)
+    assert config is None or not found
     return [(m.line, m.key, m.text) for m in found]
 
 
@@ -99,7 +99,7 @@ def test_patronis_file_is_read() -> None:
     assert config is not None, found
     assert config.bootstrap.dcs.synchronous_mode == "on"
     assert config.bootstrap.dcs.primary_start_timeout == 120
-    assert config.bootstrap.dcs.postgresql.parameters["hot_standby"] == "on"
+    assert "hot_standby" not in config.bootstrap.dcs.postgresql.parameters
     assert config.bootstrap.dcs.postgresql.parameters["max_wal_senders"] == "10"
     assert config.postgresql.parameters == {"unix_socket_directories": ".", "fsync": "on"}
     assert config.bootstrap.initdb == ("--encoding=UTF8", "--data-checksums")
@@ -166,7 +166,73 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
             "pgregent.lease",
             "more than suspect_after",
         ),
-        ("local: {path: /srv/demo/dcs.sqlite}\n", "", 0, "local", "missing"),
+        ("local: {path: /srv/demo/dcs.sqlite}\n", "", 0, "zookeeper", "missing"),
+        ("local:", "zookeeper: {hosts: [a]}\nlocal:", 5, "local", "beside zookeeper"),
+        (
+            "scope: demo",
+            "scope: demo\ntags: {nofailoverr: true}",
+            2,
+            "tags.nofailoverr",
+            "nofailover",
+        ),
+        ("scope: demo", "scope: demo\ntags: {region: [a]}", 2, "tags.region", "a text"),
+        (
+            "scope: demo",
+            "scope: demo\nbootstrap: {dcs: {master_start_timeout: 1, primary_start_timeout: 2}}",
+            2,
+            "bootstrap.dcs.master_start_timeout",
+            "an older name",
+        ),
+        (
+            "scope: demo",
+            "scope: demo\nbootstrap: {initdb: [[encoding]]}",
+            2,
+            "bootstrap.initdb",
+            "a list of initdb's options",
+        ),
+        (
+            "postgresql:\n",
+            "postgresql:\n  parameters: {hot_standby: []}\n",
+            6,
+            "postgresql.parameters.hot_standby",
+            "a text",
+        ),
+        ("scope: demo", "scope: demo\ntags: {1: a}", 2, "tags.1", "put it in quotes"),
+        (
+            "scope: demo",
+            "scope: demo\ntags: {replicatefrom: n2}",
+            2,
+            "tags.replicatefrom",
+            "not supp",
+        ),
+        (
+            "scope: demo",
+            "scope: demo\ntags: {clonefrom: true}",
+            2,
+            "tags.clonefrom",
+            "not supported",
+        ),
+        (
+            "postgresql:\n",
+            "postgresql:\n  use_unix_socket: true\n",
+            6,
+            "postgresql.use_unix_socket",
+            "not supported",
+        ),
+        (
+            "postgresql:\n",
+            "postgresql:\n  parameters: {wal_keep_segments: many}\n",
+            6,
+            "postgresql.parameters.wal_keep_segments",
+            "a whole number",
+        ),
+        (
+            "postgresql:\n",
+            "postgresql:\n  parameters: {'work mem': 1}\n",
+            6,
+            "postgresql.parameters.work mem",
+            "a parameter's name",
+        ),
     ],
 )
 def test_each_mistake_says_where_and_what(
@@ -177,10 +243,19 @@ def test_each_mistake_says_where_and_what(
     assert words in found[2]
 
 
-def test_another_dcs_is_one_mistake_by_name() -> None:
-    text = MINIMAL.replace("local: {path: /srv/demo/dcs.sqlite}", "zookeeper: {hosts: [zoo:2181]}")
-    assert one_mistake(text)[1] == "zookeeper"
+@pytest.mark.parametrize("name", ["etcd", "etcd3", "consul", "kubernetes", "raft", "exhibitor"])
+def test_another_dcs_is_one_mistake_by_name(name: str) -> None:
+    text = MINIMAL.replace("local: {path: /srv/demo/dcs.sqlite}", f"{name}: {{hosts: [a:2379]}}")
+    assert one_mistake(text)[1] == name
     assert "not supported yet" in one_mistake(text)[2]
+
+
+def test_tags_of_ones_own_are_kept_beside_the_known_ones() -> None:
+    tags = "tags: {region: eu, rack: 3, nosync: true, nofailover: false, empty: }\n"
+    config, found = check_config(MINIMAL + tags)
+    assert config is not None, found
+    assert config.tags.custom == {"region": "eu", "rack": 3}
+    assert config.tags.all == {"nosync": True, "region": "eu", "rack": 3}
 
 
 @pytest.mark.parametrize(

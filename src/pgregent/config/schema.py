@@ -1,84 +1,51 @@
 """The agent's configuration: Patroni's YAML as typed, frozen models.
 
 Durations are plain numbers of seconds. `load.py` reads a file into an `AgentConfig` and words
-the mistakes.
+the mistakes; `dynamic.py` holds what all members have in common.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
+from pgregent.config.dynamic import Dcs
+from pgregent.config.later import LATER
+from pgregent.config.parameters import Parameters, merge
+from pgregent.config.section import (
+    AbsolutePath,
+    Address,
+    Flag,
+    Lines,
+    Name,
+    Secret,
+    Section,
+    Text,
+    mistake,
+)
+from pgregent.config.suggest import nearest
 from pgregent.config.types import (
-    ABSOLUTE,
-    FLAG,
-    HOST_PORT,
     INITDB,
-    LINES,
-    NAME,
     NAMESPACE,
-    PARAMETER,
-    TEXT,
-    WITHOUT_NULL,
+    SCALAR,
     HostPort,
+    Scalar,
     choice,
-    integer,
+    only_false,
     seconds,
 )
+from pgregent.config.zookeeper import Zookeeper
 
-Flag = Annotated[bool, FLAG]
-Text = Annotated[str, TEXT]
-Name = Annotated[str, NAME]
-Address = Annotated[HostPort, HOST_PORT]
-AbsolutePath = Annotated[Path, ABSOLUTE]
-Lines = Annotated[tuple[str, ...], LINES]
-Parameters = Annotated[Mapping[str, Annotated[str, PARAMETER]], WITHOUT_NULL]
-
-
-class Section(BaseModel):
-    """A mapping of known keys. A known key with nothing behind it counts as absent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        items = cast(dict[Any, Any], data)
-        known = key_names(cls)
-        return {k: v for k, v in items.items() if v is not None or k not in known}
-
-
-def key_names(section: type[BaseModel]) -> dict[str, type[BaseModel] | None]:
-    """The keys a section knows, other spellings included, each with the section it holds."""
-    names: dict[str, type[BaseModel] | None] = {}
-    for name, info in section.model_fields.items():
-        kind = info.annotation
-        held = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-        names[name] = held
-        if isinstance(info.validation_alias, AliasChoices):
-            names |= {c: held for c in info.validation_alias.choices if isinstance(c, str)}
-    return names
-
-
-def mistake(key: str, expected: str) -> PydanticCustomError:
-    """A mistake that concerns several keys; reported at `key` of the section that raises it."""
-    return PydanticCustomError("across_keys", "{expected}", {"key": key, "expected": expected})
+ANY_OTHER = "(any other)"
+_MISSPELT = 0.8
+_OPPOSITES = ("nofailover", "noloadbalance", "clonefrom", "nosync")
 
 
 class _Listening(Section):
     listen: Address = Field(description="the address and port to listen on")
-    connect_address: Address | None = Field(default=None, description="where others reach it")
+    connect_address: Address | None = Field(
+        default=None, description="where others reach it; needed where listen is every address"
+    )
 
     @property
     def address(self) -> HostPort:
@@ -102,77 +69,103 @@ class Credentials(Section):
     """One role of the database."""
 
     username: Text = Field(description="the role's name")
-    password: Annotated[SecretStr, TEXT] = Field(description="the role's password")
+    password: Secret = Field(description="the role's password")
 
 
 class Authentication(Section):
     """The roles that the agent uses."""
 
     superuser: Credentials = Field(description="username and password")
-    replication: Credentials = Field(description="username and password")
+    replication: Credentials = Field(
+        description="username and password; the channel between agents has its key from this one"
+    )
 
 
 class Postgresql(_Listening):
     """This member's PostgreSQL server."""
 
-    data_dir: AbsolutePath = Field(description="the data directory's absolute path")
-    bin_dir: AbsolutePath | None = None
-    pgpass: AbsolutePath | None = None
-    authentication: Authentication = Field(description="superuser and replication")
-    parameters: Parameters = {}
-    pg_hba: Lines = ()
-    use_unix_socket: Flag = False
-
-
-class DcsPostgresql(Section):
-    """What the cluster's members start from."""
-
-    use_pg_rewind: Flag = True
-    use_slots: Flag = True
-    parameters: Parameters = {}
-    pg_hba: Lines = ()
-
-
-class Dcs(Section):
-    """The dynamic configuration that a new cluster starts with."""
-
-    ttl: Annotated[float, seconds(1, 3600)] = 30
-    loop_wait: Annotated[float, seconds(0.1, 3600)] = 10
-    retry_timeout: Annotated[float, seconds(0.1, 3600)] = 10
-    maximum_lag_on_failover: Annotated[int, integer(0, 2**62)] = 1048576
-    synchronous_mode: Annotated[
-        Literal["off", "on", "quorum"], choice("off", "on", "quorum", true="on", false="off")
-    ] = "off"
-    synchronous_mode_strict: Flag = False
-    synchronous_node_count: Annotated[int, integer(1, 100)] = 1
-    primary_start_timeout: Annotated[float, seconds(0, 86400)] = Field(
-        default=300,
-        validation_alias=AliasChoices("primary_start_timeout", "master_start_timeout"),
+    data_dir: AbsolutePath = Field(
+        description="the data directory's absolute path; `<data_dir>.pgregent` is the agent's"
     )
-    postgresql: DcsPostgresql = DcsPostgresql()
+    bin_dir: AbsolutePath | None = Field(
+        default=None, description="where PostgreSQL's programs are; without it the newest installed"
+    )
+    pgpass: AbsolutePath | None = Field(
+        default=None,
+        description="the password file of the standby's connection; without it one beside data_dir",
+    )
+    authentication: Authentication = Field(description="superuser and replication")
+    parameters: Parameters = Field(
+        default={},
+        description="PostgreSQL's parameters of this member; they win over those of "
+        "bootstrap.dcs, except the ones that have to be the same on all members",
+    )
+    pg_hba: Lines = Field(default=(), description="lines of this member's pg_hba.conf")
+    use_unix_socket: Annotated[bool, only_false("the agent connects by TCP")] = Field(
+        default=False, description="the agent connects by TCP"
+    )
 
 
 class Bootstrap(Section):
     """How a new cluster is made; without effect on one that exists."""
 
     dcs: Dcs = Dcs()
-    initdb: Annotated[tuple[str, ...], INITDB] = ()
-    pg_hba: Lines = ()
+    initdb: Annotated[tuple[str, ...], INITDB] = Field(
+        default=(),
+        description="options of initdb, added to UTF8, C.UTF-8 and checksums",
+    )
+    pg_hba: Lines = Field(
+        default=(),
+        description="lines of pg_hba.conf, where neither of the others is given; without any, all "
+        "log in with scram-sha-256",
+    )
 
 
 class Tags(Section):
-    """What this member is not used for."""
+    """What this member is not used for, and what its operator says of it."""
 
-    nofailover: Flag = False
-    noloadbalance: Flag = False
-    clonefrom: Flag = False
-    nosync: Flag = False
+    nofailover: Flag = Field(default=False, description="it never becomes the primary")
+    noloadbalance: Flag = Field(default=False, description="no read-only clients are sent to it")
+    clonefrom: Annotated[bool, only_false("members are cloned from the primary")] = Field(
+        default=False, description="members are cloned from the primary"
+    )
+    nosync: Flag = Field(default=False, description="commits never wait for it")
+    custom: Mapping[str, Annotated[Scalar, SCALAR]] = Field(
+        default={},
+        validation_alias=ANY_OTHER,
+        description="a tag of one's own, a single value; `/replica?tag_KEY=VALUE` asks for it",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_custom(cls, data: Any) -> Any:
+        """What resembles one of ours is left in place, to be refused as misspelt."""
+        if not isinstance(data, dict):
+            return data
+        items = cast(dict[Any, Any], data)
+        known = (*_OPPOSITES, *LATER["tags"])
+        custom = {
+            k: v for k, v in items.items() if not isinstance(k, str) or not _resembles(k, known)
+        }
+        rest: dict[Any, Any] = {k: v for k, v in items.items() if k not in custom}
+        return rest | {ANY_OTHER: {k: v for k, v in custom.items() if v is not None}}
+
+    @property
+    def all(self) -> Mapping[str, Scalar]:
+        """As the REST API shows them: those that are set, and all of one's own."""
+        return {name: True for name in _OPPOSITES if getattr(self, name)} | dict(self.custom)
+
+
+def _resembles(name: str, known: tuple[str, ...]) -> bool:
+    return nearest(name, known, alike=_MISSPELT) is not None
 
 
 class Watchdog(Section):
     """The Linux watchdog device; not supported yet."""
 
-    mode: Annotated[Literal["off"], choice("off", false="off")] = "off"
+    mode: Annotated[Literal["off"], choice("off", false="off")] = Field(
+        default="off", description="a Linux watchdog device is not supported yet"
+    )
 
 
 class Log(Section):
@@ -181,7 +174,7 @@ class Log(Section):
     level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
         choice("debug", "info", "warning", "error", "critical"),
-    ] = "info"
+    ] = Field(default="info", description="`debug` shows how long each step took")
 
 
 class LocalDcs(Section):
@@ -193,11 +186,28 @@ class LocalDcs(Section):
 class Pgregent(Section):
     """pgregent's own settings."""
 
-    suspect_after: Annotated[float, seconds(0.2, 60)] = 1.0
-    lease: Annotated[float, seconds(1, 300)] = 5.0
-    standby_grace: Annotated[float, seconds(0, 86400)] = 60.0
-    hold_timeout: Annotated[float, seconds(0, 600)] = 15.0
-    peers: Mapping[Name, Address] = {}
+    suspect_after: Annotated[float, seconds(0.2, 60)] = Field(
+        default=1.0, description="silence after which a primary is suspected"
+    )
+    lease: Annotated[float, seconds(1, 300)] = Field(
+        default=5.0,
+        description="how long a primary may serve without a word of its rule's members or of the "
+        "DCS; more than suspect_after",
+    )
+    standby_grace: Annotated[float, seconds(0, 86400)] = Field(
+        default=60.0,
+        description="how long a missing standby stays in the rule while the rule can be met "
+        "without it",
+    )
+    hold_timeout: Annotated[float, seconds(0, 600)] = Field(
+        default=15.0,
+        description="how long the entry point holds a connection while there is no primary",
+    )
+    peers: Mapping[Name, Address] = Field(
+        default={},
+        description="the other members' agents, name to address; members also find each other "
+        "through the DCS",
+    )
 
     @model_validator(mode="after")
     def _lease_outlasts_suspicion(self) -> Self:
@@ -207,56 +217,27 @@ class Pgregent(Section):
 
 
 class AgentConfig(Section):
-    """One agent's configuration file."""
+    """One agent's configuration file. One of `zookeeper` and `local` is given (see load.py)."""
 
     scope: Name = Field(description="the cluster's name")
     name: Name = Field(description="this member's name")
-    namespace: Annotated[str, NAMESPACE] = "/service"
+    namespace: Annotated[str, NAMESPACE] = Field(
+        default="/service", description="the path that the cluster's keys are under"
+    )
     restapi: RestApi = Field(description="a section with listen")
     postgresql: Postgresql = Field(description="a section with listen, data_dir, authentication")
-    local: LocalDcs = Field(description="the DCS, as in `local: {path: /…/dcs.sqlite}`")
+    zookeeper: Zookeeper | None = None
+    local: LocalDcs | None = None
     bootstrap: Bootstrap = Bootstrap()
     tags: Tags = Tags()
     watchdog: Watchdog = Watchdog()
     log: Log = Log()
     pgregent: Pgregent = Pgregent()
 
+    def server_parameters(self, dcs: Dcs) -> Mapping[str, str]:
+        """The parameters of this member's server under the dynamic configuration `dcs`."""
+        return merge(dcs.postgresql.parameters, self.postgresql.parameters)
 
-def _keys(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-# Patroni's keys that are known and come later, by section: they get a sentence of their own.
-DCS_LATER = _keys("etcd etcd3 consul zookeeper exhibitor kubernetes raft")
-LATER: Mapping[str, frozenset[str]] = {
-    "": DCS_LATER | _keys("citus ctl thread_pool_size thread_stack_size"),
-    "log": _keys(
-        "type traceback_level format dateformat static_fields max_queue_size dir mode file_num"
-        " file_size loggers deduplicate_heartbeat_logs"
-    ),
-    "restapi": _keys(
-        "authentication certfile keyfile keyfile_password cafile ciphers verify_client allowlist"
-        " allowlist_include_members http_extra_headers https_extra_headers request_queue_size"
-        " server_tokens thread_pool_size"
-    ),
-    "postgresql": _keys(
-        "proxy_address config_dir bin_name callbacks create_replica_methods basebackup"
-        " recovery_conf custom_conf pg_ident pg_ctl_timeout use_pg_rewind rewind pre_promote"
-        " remove_data_directory_on_rewind_failure remove_data_directory_on_diverged_timelines"
-        " before_stop use_unix_socket_repl krbsrvname config_base_name"
-    ),
-    "postgresql.authentication": frozenset({"rewind"}),
-    "bootstrap": _keys("method post_bootstrap post_init users"),
-    "bootstrap.dcs": _keys(
-        "maximum_lag_on_syncnode max_timelines_history primary_stop_timeout master_stop_timeout"
-        " primary_race_backoff failsafe_mode check_timeline pause member_slots_ttl slots"
-        " permanent_slots permanent_replication_slots ignore_slots standby_cluster"
-    ),
-    "bootstrap.dcs.postgresql": _keys(
-        "recovery_conf pg_ident rewind basebackup pg_ctl_timeout"
-        " remove_data_directory_on_rewind_failure remove_data_directory_on_diverged_timelines"
-        " create_replica_methods"
-    ),
-    "tags": _keys("failover_priority sync_priority replicatefrom nostream"),
-    "watchdog": _keys("device safety_margin"),
-}
+    def server_hba(self, dcs: Dcs) -> tuple[str, ...]:
+        """The lines of its pg_hba.conf; none given: ()."""
+        return self.postgresql.pg_hba or dcs.postgresql.pg_hba or self.bootstrap.pg_hba

@@ -1,16 +1,19 @@
 """Types of configuration values. A wrong one raises ValueError; its text is what was expected."""
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, cast
 
 from pydantic import BeforeValidator, PlainValidator
 
+Scalar = str | int | float | bool
+
 _WORDS = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 _ITEMS_MAX = 1000
+_ZOOKEEPER_PORT = 2181
+_PERMISSIONS = ("READ", "WRITE", "CREATE", "DELETE", "ADMIN", "ALL")
 
 # initdb's options that pgregent sets itself, or that would break what it promises.
 _INITDB_OWN = frozenset(
@@ -55,6 +58,13 @@ def parse_host_port(value: object) -> HostPort:
     return HostPort(host, int(port))
 
 
+@dataclass(frozen=True, slots=True)
+class Expecting(BeforeValidator):
+    """A check that can say which values it lets through."""
+
+    expects: str = ""
+
+
 def _number(value: object) -> float | int | None:
     if isinstance(value, str):
         try:
@@ -66,7 +76,7 @@ def _number(value: object) -> float | int | None:
     return value
 
 
-def seconds(low: float, high: float) -> BeforeValidator:
+def seconds(low: float, high: float) -> Expecting:
     """A duration in seconds, both ends allowed."""
 
     def check(value: object) -> float:
@@ -75,10 +85,10 @@ def seconds(low: float, high: float) -> BeforeValidator:
             raise ValueError(f"a number of seconds from {low:g} to {high:g}, without a unit")
         return float(number)
 
-    return BeforeValidator(check)
+    return Expecting(check, expects=f"{low:g} to {high:g} s")
 
 
-def integer(low: int, high: int) -> BeforeValidator:
+def integer(low: int, high: int) -> Expecting:
     """A whole number, both ends allowed."""
 
     def check(value: object) -> int:
@@ -87,10 +97,10 @@ def integer(low: int, high: int) -> BeforeValidator:
             raise ValueError(f"a whole number from {low} to {high}")
         return int(number)
 
-    return BeforeValidator(check)
+    return Expecting(check, expects=f"{low} to {high}")
 
 
-def choice(*allowed: str, **spelt: str) -> BeforeValidator:
+def choice(*allowed: str, **spelt: str) -> Expecting:
     """One of `allowed`; YAML's booleans stand for "on" and "off"; `spelt` maps other spellings."""
 
     def check(value: object) -> str:
@@ -102,7 +112,7 @@ def choice(*allowed: str, **spelt: str) -> BeforeValidator:
             raise ValueError(f"one of {', '.join(allowed)}")
         return word
 
-    return BeforeValidator(check)
+    return Expecting(check, expects=", ".join(allowed))
 
 
 def _flag(value: object) -> bool:
@@ -110,6 +120,17 @@ def _flag(value: object) -> bool:
     if not isinstance(known, bool):
         raise ValueError("true or false")
     return known
+
+
+def only_false(why: str) -> Expecting:
+    """A flag whose other value is not supported yet; `why` says what happens instead."""
+
+    def check(value: object) -> bool:
+        if _flag(value):
+            raise ValueError(f"false: true is not supported yet ({why})")
+        return False
+
+    return Expecting(check, expects="false")
 
 
 def _text(value: object) -> str:
@@ -141,7 +162,7 @@ def _absolute(value: object) -> str:
     return str(PurePosixPath(value))
 
 
-def _parameter(value: object) -> str:
+def parameter_text(value: object) -> str:
     """Write a value as PostgreSQL would be given it in postgresql.conf, without the quotes."""
     match value:
         case bool():
@@ -154,11 +175,39 @@ def _parameter(value: object) -> str:
             raise ValueError("a text, a number or a boolean (one line)")
 
 
-def _without_null(value: object) -> object:
-    if not isinstance(value, Mapping):
-        return value
-    items = cast(Mapping[Any, Any], value)
-    return {k: v for k, v in items.items() if v is not None}
+def _scalar(value: object) -> Scalar:
+    if not isinstance(value, Scalar) or (isinstance(value, str) and "\n" in value):
+        raise ValueError("a text, a number or a boolean (one line)")
+    return value
+
+
+def _hosts(value: object) -> tuple[HostPort, ...]:
+    """Read a list, or Patroni's text of one: `a:2181,b:2181`, each in quotes or not."""
+    expected = "a list of hosts, as in `[zoo1:2181, zoo2:2181]`"
+    items = cast(list[object], value.split(",") if isinstance(value, str) else value)
+    hosts = [_host(item, expected) for item in _items(items, expected)]
+    if not hosts:
+        raise ValueError(expected)
+    return tuple(hosts)
+
+
+def _host(item: object, expected: str) -> HostPort:
+    if not isinstance(item, str):
+        raise ValueError(expected)
+    text = item.strip().strip("'\"").strip()
+    host = parse_host_port(text if re.search(r":\d+$", text) else f"{text}:{_ZOOKEEPER_PORT}")
+    if host.is_wildcard:
+        raise ValueError(f"{expected}, which can be connected to")
+    return host
+
+
+def _permissions(value: object) -> tuple[str, ...]:
+    expected = f"a list of {', '.join(_PERMISSIONS)}"
+    items = _items([value] if isinstance(value, str) else value, expected)
+    words = tuple(str(item).upper() for item in items)
+    if not words or not all(word in _PERMISSIONS for word in words):
+        raise ValueError(expected)
+    return words
 
 
 def _items(value: object, expected: str) -> list[Any]:
@@ -183,7 +232,9 @@ def _initdb(value: object) -> tuple[str, ...]:
     expected = "a list of initdb's options, as in `- encoding: UTF8` or `- data-checksums`"
     options: list[str] = []
     for item in _items(value, expected):
-        entries = cast(dict[Any, Any], item if isinstance(item, dict) else {item: ""})
+        if not isinstance(item, str | dict):
+            raise ValueError(expected)
+        entries = cast(dict[Any, Any], {item: ""} if isinstance(item, str) else item)
         if len(entries) != 1:
             raise ValueError(expected)
         name, text = next(iter(entries.items()))
@@ -191,21 +242,19 @@ def _initdb(value: object) -> tuple[str, ...]:
             raise ValueError(expected)
         if name in _INITDB_OWN:
             raise ValueError(f"initdb's options without {name!r}, which pgregent sets itself")
-        options.append(f"--{name}={_parameter(text)}" if text != "" else f"--{name}")
+        options.append(f"--{name}={parameter_text(text)}" if text != "" else f"--{name}")
     return tuple(options)
 
 
-def _validator(check: Callable[[object], object]) -> BeforeValidator:
-    return BeforeValidator(check)
-
-
 HOST_PORT = PlainValidator(parse_host_port)
-FLAG = _validator(_flag)
-TEXT = _validator(_text)
-NAME = _validator(_name)
-NAMESPACE = _validator(_namespace)
-ABSOLUTE = _validator(_absolute)
-PARAMETER = _validator(_parameter)
-WITHOUT_NULL = _validator(_without_null)
-LINES = _validator(_lines)
-INITDB = _validator(_initdb)
+HOSTS = PlainValidator(_hosts)
+FLAG = Expecting(_flag, expects="true, false")
+TEXT = BeforeValidator(_text)
+NAME = BeforeValidator(_name)
+NAMESPACE = BeforeValidator(_namespace)
+ABSOLUTE = BeforeValidator(_absolute)
+PARAMETER = BeforeValidator(parameter_text)
+SCALAR = BeforeValidator(_scalar)
+PERMISSIONS = BeforeValidator(_permissions)
+LINES = BeforeValidator(_lines)
+INITDB = BeforeValidator(_initdb)

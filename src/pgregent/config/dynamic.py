@@ -1,0 +1,118 @@
+"""The dynamic configuration: the same for all members, kept in the DCS in Patroni's shape."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field
+
+from pgregent.config.parameters import Parameters
+from pgregent.config.section import Flag, Lines, Section
+from pgregent.config.types import choice, integer, seconds
+
+_WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+class DcsPostgresql(Section):
+    """What the servers of all members have in common."""
+
+    use_pg_rewind: Flag = Field(
+        default=True, description="repair a diverged member with pg_rewind; false: clone it"
+    )
+    use_slots: Flag = Field(
+        default=True, description="keep a replication slot for every member on the primary"
+    )
+    parameters: Parameters = Field(default={}, description="PostgreSQL's parameters")
+    pg_hba: Lines = Field(
+        default=(), description="lines of pg_hba.conf, where postgresql.pg_hba is not given"
+    )
+
+
+class Dcs(Section):
+    """The dynamic configuration."""
+
+    ttl: Annotated[float, seconds(1, 3600)] = Field(
+        default=30, description="nothing waits for it: see below"
+    )
+    loop_wait: Annotated[float, seconds(0.1, 3600)] = Field(
+        default=10, description="nothing waits for it: see below"
+    )
+    retry_timeout: Annotated[float, seconds(0.1, 3600)] = Field(
+        default=10, description="nothing waits for it: see below"
+    )
+    maximum_lag_on_failover: Annotated[int, integer(0, 2**62)] = Field(
+        default=1048576,
+        description="bytes that a standby may be behind and still be ready (`/readiness`); who may"
+        " succeed does not depend on it: only a member with everything acknowledged can",
+    )
+    synchronous_mode: Annotated[
+        Literal["off", "on", "quorum"], choice("off", "on", "quorum", true="on", false="off")
+    ] = Field(
+        default="off",
+        description="`on` and `quorum` are the same here: `ANY 1`; `off`, Patroni's default, is "
+        "not supported yet, so this has to be given",
+    )
+    synchronous_mode_strict: Flag = Field(
+        default=False,
+        description="never let the primary acknowledge alone: writes wait for a standby",
+    )
+    synchronous_node_count: Annotated[int, integer(1, 100)] = Field(
+        default=1, description="standbys that confirm a commit; more than 1 is not supported yet"
+    )
+    primary_start_timeout: Annotated[float, seconds(0, 86400)] = Field(
+        default=300,
+        validation_alias=AliasChoices("primary_start_timeout", "master_start_timeout"),
+        description="how long a server may go without an answer while it starts before it is "
+        "stopped and tried again; a primary starts in place only when nobody can succeed it",
+    )
+    postgresql: DcsPostgresql = DcsPostgresql()
+
+
+def unsupported(dcs: Dcs) -> tuple[tuple[str, str], ...]:
+    """(key, what was found and expected) of what a cluster cannot run with yet."""
+    found: list[tuple[str, str]] = []
+    if dcs.synchronous_mode == "off":
+        text = "found off, expected on: asynchronous replication is not supported yet"
+        found.append(("synchronous_mode", text))
+    if dcs.synchronous_node_count > 1:
+        text = (
+            f"found {dcs.synchronous_node_count}, expected 1: changing a rule that waits for two "
+            "or more standbys safely is not supported yet"
+        )
+        found.append(("synchronous_node_count", text))
+    return tuple(found)
+
+
+def document(dcs: Dcs) -> str:
+    """The JSON that is stored in the DCS: what was given, under Patroni's names, no defaults."""
+    content: dict[str, Any] = {name: _plain(getattr(dcs, name)) for name in _given(dcs)}
+    if "synchronous_mode" in content:
+        content["synchronous_mode"] = {"on": True, "off": False}.get(
+            dcs.synchronous_mode, dcs.synchronous_mode
+        )
+    if "postgresql" in content:
+        ours = dcs.postgresql
+        content["postgresql"] = {name: _plain(getattr(ours, name)) for name in _given(ours)}
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _given(section: Section) -> list[str]:
+    return [name for name in type(section).model_fields if name in section.model_fields_set]
+
+
+def _plain(value: object) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case tuple():
+            return list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        case Mapping():
+            return {k: _number_or_text(v) for k, v in value.items()}  # pyright: ignore
+        case _:
+            return value
+
+
+def _number_or_text(value: str) -> int | str:
+    """Numbers go back to what they were in the file."""
+    return int(value) if _WHOLE_NUMBER.fullmatch(value) else value
