@@ -6,6 +6,8 @@ from typing import Any
 from aiohttp import web
 
 from pgregent.agent.codec import plain
+from pgregent.api.node import is_silent, lsn_text
+from pgregent.api.server import reads
 from pgregent.core import reasons
 from pgregent.core.publish import record_of, serving
 from pgregent.core.types import PgState, Record, Register
@@ -37,7 +39,11 @@ def status(state: State, scope: str, processes: Processes) -> dict[str, Any]:
         "succession": reasons.succession(state, own),
         "if_dies": reasons.if_dies(state, own),
         "members": [_member(state, r, register, end) for _, r in sorted(records.items())],
-        "dcs": {"ok": state.dcs_ok, "why": state.dcs_why},
+        "dcs": {
+            "ok": state.dcs_ok,
+            "why": state.dcs_why,
+            "lost": (state.lost_why or "writing it again") if state.register_lost else "",
+        },
         "history": [
             {"term": t.term, "member": t.writer.name, "at": t.at, "why": t.why}
             for t in (register.terms if register else ())
@@ -51,7 +57,7 @@ def _member(state: State, record: Record, register: Register | None, end: int) -
     mine = name == state.me.name
     heard = state.now if mine else state.peers[name].heard_at
     ago = state.now - heard
-    silent = not mine and (ago > 2.0 or state.peers[name].closed)
+    silent = is_silent(state, record)
     primary = register is not None and register.primary == record.incarnation
     receive = None if primary or record.position is None else record.position.lsn
     replay = None if primary or record.position is None else record.replay_lsn
@@ -64,9 +70,9 @@ def _member(state: State, record: Record, register: Register | None, end: int) -
         "role": _role(record, register),
         "state": "not answering" if silent else _state(record),
         "timeline": record.position.timeline if record.position else None,
-        "receive_lsn": _lsn(receive),
+        "receive_lsn": lsn_text(receive),
         "receive_lag": _lag(receive, end),
-        "replay_lsn": _lsn(replay),
+        "replay_lsn": lsn_text(replay),
         "replay_lag": _lag(replay, end),
         "serving": record.serving and not silent,
         "why": "its agent does not answer" if silent else record.why,
@@ -89,10 +95,6 @@ def _state(record: Record) -> str:
     return "running" if record.state is PgState.PRIMARY else record.state.value
 
 
-def _lsn(lsn: int | None) -> str | None:
-    return None if lsn is None else f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
-
-
 def _lag(lsn: int | None, end: int) -> int | None:
     return None if lsn is None or not end else max(0, end - lsn)
 
@@ -100,8 +102,7 @@ def _lag(lsn: int | None, end: int) -> int | None:
 def routes(state: State, scope: str, processes: Processes) -> list[web.RouteDef]:
     """The agent's own status endpoint."""
 
-    async def answer(request: web.Request) -> web.Response:
-        del request
+    def answer(request: web.Request) -> web.Response:
         return web.json_response(status(state, scope, processes))
 
-    return [web.get("/pgregent/status", answer)]
+    return reads("/pgregent/status", answer)

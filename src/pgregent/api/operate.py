@@ -1,0 +1,66 @@
+"""What operators ask of an agent: a switchover, and writing the register again."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+from aiohttp import web
+
+from pgregent.api.signed import HEADER, is_signed
+from pgregent.core.effects import Event, RestoreDcs, Switchover
+from pgregent.core.switchover import switchover_refusal
+from pgregent.core.view import State
+
+SWITCHOVER = "/pgregent/switchover"
+RESTORE_DCS = "/pgregent/restore-dcs"
+_BODY_S = 2.0
+
+
+class Operate:
+    """Requests are signed with `key`; what is done is told to the core by `post`. Answers 202 when
+    it was begun, 401 to whoever does not hold the key, 400 to a body that is not understood, and
+    409 with the reason when it is refused."""
+
+    def __init__(self, state: State, key: bytes, post: Callable[[Event], None]) -> None:
+        self._state, self._key, self._post = state, key, post
+
+    def routes(self) -> list[web.RouteDef]:
+        """What the agent's web application mounts."""
+        return [
+            web.post(SWITCHOVER, self._switchover),
+            web.post(RESTORE_DCS, self._restore),
+        ]
+
+    async def _switchover(self, request: web.Request) -> web.Response:
+        asked = await self._asked(request, "term", "candidate")
+        switchover = Switchover(int(asked["term"]), str(asked["candidate"]))
+        refusal = switchover_refusal(self._state, switchover)
+        return self._begin(switchover, refusal)
+
+    async def _restore(self, request: web.Request) -> web.Response:
+        asked = await self._asked(request, "seq")
+        seq, register = int(asked["seq"]), self._state.register
+        refusal = ""
+        if not self._state.register_lost:
+            refusal = "its DCS does not show less than it has seen: there is nothing to restore"
+        elif register is None or register.seq != seq:
+            refusal = "its copy of the register is another one by now: look again"
+        return self._begin(RestoreDcs(seq), refusal)
+
+    def _begin(self, event: Event, refusal: str) -> web.Response:
+        if refusal:
+            return web.json_response({"error": refusal}, status=409)
+        self._post(event)
+        return web.json_response({"begun": True}, status=202)
+
+    async def _asked(self, request: web.Request, *keys: str) -> dict[str, Any]:
+        async with asyncio.timeout(_BODY_S):
+            body = await request.read()
+        if not is_signed(self._key, request.path, body, request.headers.get(HEADER, "")):
+            raise web.HTTPUnauthorized(reason="the request is not signed with the cluster's key")
+        try:
+            asked = cast(dict[str, Any], json.loads(body))
+            return {key: asked[key] for key in keys}
+        except (ValueError, KeyError, TypeError) as error:
+            raise web.HTTPBadRequest(reason=f"expected JSON with {', '.join(keys)}") from error
