@@ -101,6 +101,7 @@ class Agent:
         self._put: asyncio.Task[None] | None = None
         self._to_put: Record | None = None
         self._addresses: dict[str, tuple[str, int]] = {}
+        self._known: Mapping[str, tuple[str, int]] = {}
 
     def post(self, event: Event) -> None:
         """Something happened."""
@@ -109,6 +110,10 @@ class Agent:
     def records(self) -> Mapping[str, Record]:
         """The peers' latest records."""
         return {n: p.record for n, p in self.state.peers.items() if p.record is not None}
+
+    def know_peers(self, peers: Mapping[str, tuple[str, int]]) -> None:
+        """Addresses of peers from the configuration; where a peer's own record has one, that."""
+        self._known = peers
 
     def on_peer(self, event: channel.PeerEvent) -> None:
         """What the channel between agents reports."""
@@ -211,10 +216,10 @@ class Agent:
         if self.peers is None:
             return
         self.peers.publish(encode(record))
-        found = {
+        found = dict(self._known) | {
             name: address
             for name, r in self.records().items()
-            if (address := _api_address(r.api_url)) is not None
+            if (address := api_address(r.api_url)) is not None
         }
         if found != self._addresses:
             self._addresses = found
@@ -329,6 +334,7 @@ class Agent:
         return primary is not None and primary.serving
 
 
-def _api_address(api_url: str) -> tuple[str, int] | None:
+def api_address(api_url: str) -> tuple[str, int] | None:
+    """Host and port of a member's API address."""
     host, _, port = api_url.partition("//")[2].partition("/")[0].rpartition(":")
     return (host, int(port)) if host and port.isdigit() else None

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import os
+import pwd
+import resource
 import signal
 import sys
 import time
@@ -12,7 +14,6 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from pgregent.adapters.dcs.local import LocalDcs
 from pgregent.adapters.peers.auth import derive_key
 from pgregent.adapters.peers.channel import PeerChannel
 from pgregent.adapters.postgres import tools
@@ -21,18 +22,30 @@ from pgregent.adapters.postgres.layout import ServerConfig
 from pgregent.adapters.postgres.server import LocalServer
 from pgregent.adapters.postgres.sql import Credentials
 from pgregent.agent.codec import decode
+from pgregent.agent.connect import keys, open_dcs
+from pgregent.agent.dynamic import DynamicConfig
 from pgregent.agent.events import EventLog
 from pgregent.agent.loop import Agent, Keys
 from pgregent.agent.store import Store
+from pgregent.api import server as rest
 from pgregent.api import status
+from pgregent.api.node import Node
+from pgregent.api.operate import Operate
+from pgregent.config.dynamic import Dcs, unsupported
+from pgregent.config.load import Loaded
 from pgregent.config.lockfile import hold_lock
 from pgregent.config.schema import AgentConfig
 from pgregent.core.effects import Announce, Leave
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.types import Register, Settings, Stage
 from pgregent.core.view import State
+from pgregent.ports import dcs as port
 
 log = logging.getLogger("pgregent")
+
+START_TIMEOUT_MIN = 5.0
+"""Seconds that a server gets to answer at least, whatever primary_start_timeout says: an agent that
+takes over a healthy one has to ask it first."""
 
 
 class BoottimeClock:
@@ -47,19 +60,31 @@ class BoottimeClock:
         return time.time()
 
 
-def run_agent(config: AgentConfig, config_path: Path) -> int:
+def run_agent(loaded: Loaded) -> int:
     """Run until told to leave; returns the exit code (2: nothing was touched)."""
+    config = loaded.config
     _configure_log(config.log.level)
-    server = _server_config(config)
-    _make_state_dir(server)
-    lock = hold_lock(server.state_dir / "agent.lock")
+    for warning in loaded.warnings:
+        log.warning("%s", warning)
+    _raise_file_limit()
+    bin_dir = tools.find_bin_dir(config.postgresql.bin_dir)
+    state_dir = config.postgresql.data_dir.with_name(f"{config.postgresql.data_dir.name}.pgregent")
+    _make_dir(state_dir)
+    lock = hold_lock(state_dir / "agent.lock")
     try:
-        return uvloop.run(_run(config, server))
+        return uvloop.run(_run(config, state_dir, bin_dir))
     except Unavailable as error:
-        log.error("ended: %s (configured by %s)", error, config_path)
+        log.error("ended: %s", error)
         return 1
     finally:
         lock.release()
+
+
+def _raise_file_limit() -> None:
+    """Idle connections to the REST port must not take away those to PostgreSQL."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _configure_log(level: str) -> None:
@@ -71,23 +96,15 @@ def _configure_log(level: str) -> None:
     )
 
 
-def _server_config(config: AgentConfig) -> ServerConfig:
+def _server_config(config: AgentConfig, dynamic: Dcs, bin_dir: Path) -> ServerConfig:
     postgresql = config.postgresql
     auth = postgresql.authentication
     owner = tools.service_owner()
-    bin_dir = tools.find_bin_dir(postgresql.bin_dir)
-    dynamic = config.bootstrap.dcs.postgresql
-    log_dir = postgresql.data_dir.parent / "log"
-    user = None
-    if owner is not None:
-        import pwd
-
-        user = pwd.getpwuid(owner.uid).pw_name
     return ServerConfig(
         name=config.name,
         data_dir=postgresql.data_dir,
         bin_dir=bin_dir,
-        log_file=log_dir / "postgresql.log",
+        log_file=postgresql.data_dir.parent / "log" / "postgresql.log",
         listen_host=postgresql.listen.host,
         port=postgresql.listen.port,
         superuser=Credentials(auth.superuser.username, auth.superuser.password.get_secret_value()),
@@ -95,50 +112,42 @@ def _server_config(config: AgentConfig) -> ServerConfig:
             auth.replication.username, auth.replication.password.get_secret_value()
         ),
         owner=owner,
-        user=user,
-        parameters={**dynamic.parameters, **postgresql.parameters},
+        user=pwd.getpwuid(owner.uid).pw_name if owner is not None else None,
+        parameters=config.server_parameters(dynamic),
         initdb=config.bootstrap.initdb,
-        pg_hba=postgresql.pg_hba or dynamic.pg_hba or config.bootstrap.pg_hba,
+        pg_hba=config.server_hba(dynamic),
+        use_slots=dynamic.postgresql.use_slots,
+        pgpass=postgresql.pgpass,
+        start_timeout=max(START_TIMEOUT_MIN, dynamic.primary_start_timeout),
     )
 
 
-def _make_state_dir(server: ServerConfig) -> None:
+def _make_dir(directory: Path) -> None:
     """PostgreSQL's user has to pass through it, to its own password file, and see nothing else."""
-    for directory in (server.state_dir, server.log_file.parent):
-        try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o711)
-        except OSError as error:
-            raise Refused(f"cannot create {directory}: {error.strerror}") from error
-    if server.owner is not None:
-        os.chown(server.log_file.parent, server.owner.uid, server.owner.gid)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+    except OSError as error:
+        raise Refused(f"cannot create {directory}: {error.strerror}") from error
 
 
-def _settings(config: AgentConfig) -> Settings:
-    dcs, own = config.bootstrap.dcs, config.pgregent
-    if dcs.synchronous_mode == "off":
-        raise Refused(
-            "bootstrap.dcs.synchronous_mode: found off, expected on: asynchronous replication is "
-            "not supported yet"
-        )
-    if dcs.synchronous_node_count > 1:
-        raise Refused(
-            f"bootstrap.dcs.synchronous_node_count: found {dcs.synchronous_node_count}, expected "
-            "1: changing a rule that waits for two or more standbys safely is not supported yet"
-        )
-    address = config.postgresql.address
-    api = config.restapi.address
+def _settings(config: AgentConfig, dynamic: Dcs) -> Settings:
+    wrong = [f"the dynamic configuration: {key}: {text}" for key, text in unsupported(dynamic)]
+    if wrong:
+        raise Refused("\n".join(wrong))
+    own, count = config.pgregent, dynamic.synchronous_node_count
+    address, api = config.postgresql.address, config.restapi.address
     return Settings(
         name=config.name,
         suspect_after=own.suspect_after,
         lease=own.lease,
         standby_grace=own.standby_grace,
-        nodes_wanted_k=dcs.synchronous_node_count,
-        minimum_k=dcs.synchronous_node_count if dcs.synchronous_mode_strict else 0,
-        primary_start_timeout=dcs.primary_start_timeout,
+        nodes_wanted_k=count,
+        minimum_k=count if dynamic.synchronous_mode_strict else 0,
+        primary_start_timeout=max(START_TIMEOUT_MIN, dynamic.primary_start_timeout),
         nofailover=config.tags.nofailover,
         nosync=config.tags.nosync,
         noloadbalance=config.tags.noloadbalance,
-        use_pg_rewind=dcs.postgresql.use_pg_rewind,
+        use_pg_rewind=dynamic.postgresql.use_pg_rewind,
         host=address.host,
         port=address.port,
         api_url=f"http://{api}/patroni",
@@ -146,25 +155,55 @@ def _settings(config: AgentConfig) -> Settings:
     )
 
 
-async def _run(config: AgentConfig, server_config: ServerConfig) -> int:
+async def _run(config: AgentConfig, state_dir: Path, bin_dir: Path) -> int:
+    store = Store(state_dir)
+    durable = store.load(config.name)
+    dcs = await open_dcs(config, config.name)
+    try:
+        changes = DynamicConfig(
+            dcs, f"{config.namespace}/{config.scope}/config", state_dir, config.bootstrap.dcs
+        )
+        dynamic = await changes.load(lambda text: log.warning("%s", text))
+        server_config = _server_config(config, dynamic, bin_dir)
+        settings = _settings(config, dynamic)
+        check_parameters(server_config.parameters)
+        if durable.stage is Stage.NONE:
+            register = durable.register or await _register(dcs, keys(config))
+            system_id = register.system_id if register is not None else ""
+            check_data_dir(server_config.data_dir, server_config.bin_dir, system_id)
+        log_dir = server_config.log_file.parent
+        _make_dir(log_dir)
+        if (owner := server_config.owner) is not None:
+            os.chown(log_dir, owner.uid, owner.gid)
+        clock = BoottimeClock()
+        now = clock.now()
+        state = State(settings, durable, started_at=now, now=now)
+        # Numbered on from any earlier life, so that an older record is never the newest.
+        state.beat = int(clock.epoch() * 1000)
+        watching = asyncio.create_task(changes.watch())
+        try:
+            await _serve(config, dynamic, state, store=store, server_config=server_config, dcs=dcs)
+        finally:
+            watching.cancel()
+    finally:
+        await dcs.close()
+    return 0
+
+
+async def _serve(
+    config: AgentConfig,
+    dynamic: Dcs,
+    state: State,
+    *,
+    store: Store,
+    server_config: ServerConfig,
+    dcs: port.Dcs,
+) -> None:
     clock = BoottimeClock()
     events = EventLog(server_config.state_dir / "events.jsonl", config.name, clock.epoch)
-    store = Store(server_config.state_dir)
-    check_parameters(server_config.parameters)
-    durable = store.load(config.name)
-    dcs = await LocalDcs.open(config.local.path)
-    keys = Keys(f"{config.namespace}/{config.scope}/pgregent")
-    if durable.stage is Stage.NONE:
-        register = durable.register or await _register(dcs, keys)
-        system_id = register.system_id if register is not None else ""
-        check_data_dir(server_config.data_dir, server_config.bin_dir, system_id)
-    now = clock.now()
-    state = State(_settings(config), durable, started_at=now, now=now)
-    # Numbered on from any earlier life of this agent, so that an older record is never the newest.
-    state.beat = int(clock.epoch() * 1000)
 
     def announce(effect: Announce) -> None:
-        log.info("%s (term %d): %s", effect.event, effect.term, effect.why)
+        log.info("%s: %s (term %d): %s", config.name, effect.event, effect.term, effect.why)
         events.write(effect)
 
     def set_aside(path: Path, size: int) -> None:
@@ -173,18 +212,38 @@ async def _run(config: AgentConfig, server_config: ServerConfig) -> int:
 
     server = LocalServer(server_config, set_aside)
     agent = Agent(
-        state, store=store, server=server, dcs=dcs, keys=keys, clock=clock, announce=announce
+        state,
+        store=store,
+        server=server,
+        dcs=dcs,
+        keys=keys(config),
+        clock=clock,
+        announce=announce,
     )
-    secret = server_config.replication.password
-    channel = PeerChannel(config.name, derive_key(secret, config.scope), agent.on_peer)
+    key = derive_key(server_config.replication.password, config.scope)
+    channel = PeerChannel(config.name, key, agent.on_peer)
+    known = {n: (a.host, a.port) for n, a in config.pgregent.peers.items() if n != config.name}
+    agent.know_peers(known)
 
     def processes() -> Mapping[str, int | None]:
         guard, postmaster = server.processes()
         return {"agent": os.getpid(), "guard": guard, "postmaster": postmaster}
 
-    app = web.Application()
-    app.add_routes([*channel.routes(), *status.routes(state, config.scope, processes)])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
+    node = Node(
+        state,
+        config.scope,
+        clock.now,
+        synchronous_mode=dynamic.synchronous_mode,
+        maximum_lag=dynamic.maximum_lag_on_failover,
+        tags=config.tags.all,
+    )
+    routes = [
+        *channel.routes(),
+        *status.routes(state, config.scope, processes),
+        *rest.routes(node),
+        *Operate(state, key, agent.post).routes(),
+    ]
+    runner = rest.runner(rest.application(routes))
     await runner.setup()
     await _listen(runner, config)
     await channel.start()
@@ -196,12 +255,10 @@ async def _run(config: AgentConfig, server_config: ServerConfig) -> int:
     finally:
         await channel.close()
         await server.close()
-        await dcs.close()
         await runner.cleanup()
-    return 0
 
 
-async def _register(dcs: LocalDcs, keys: Keys) -> Register | None:
+async def _register(dcs: port.Dcs, keys: Keys) -> Register | None:
     """The register, if the DCS answers now."""
     try:
         found = (await dcs.read(keys.register)).get(keys.register)
@@ -213,7 +270,7 @@ async def _register(dcs: LocalDcs, keys: Keys) -> Register | None:
 async def _listen(runner: web.AppRunner, config: AgentConfig) -> None:
     listen = config.restapi.listen
     try:
-        await web.TCPSite(runner, listen.host, listen.port, reuse_address=True).start()
+        await rest.listen(runner, listen.host, listen.port)
     except OSError as error:
         raise Refused(f"restapi.listen: cannot listen on {listen}: {error.strerror}") from error
 

@@ -1,23 +1,26 @@
 """`pgregent agent`: one member's agent, as `up` or systemd runs it."""
 
+import os
 from pathlib import Path
 
 import click
 
 
 @click.command("agent")
-@click.argument("config", metavar="CONFIG.yml")
-def command(config: str) -> None:
+@click.argument("config", metavar="[CONFIG.yml]", required=False)
+def command(config: str | None) -> None:
     """Run the agent of one PostgreSQL server, in the foreground.
 
-    CONFIG.yml is a file in Patroni's format. SIGTERM: this node leaves (a primary hands over
-    first) and its PostgreSQL stops. SIGINT: the whole cluster stops. SIGUSR1: only the agent ends,
-    PostgreSQL runs on until the next agent takes it over.
+    CONFIG.yml is a file in Patroni's format; settings in the environment (PGREGENT_…, PATRONI_…)
+    win over it. SIGTERM: this node leaves (a primary hands over first) and its PostgreSQL stops.
+    SIGINT: the whole cluster stops. SIGUSR1: only the agent ends, PostgreSQL runs on until the next
+    agent takes it over.
     """
-    from pgregent.config.load import load_config
+    from pgregent.config.environment import forget_secrets
+    from pgregent.config.load import load
 
-    path = Path(config).absolute()
-    loaded = load_config(path)
+    loaded = load(Path(config).absolute() if config else None, os.environ)
+    forget_secrets(os.environ)
     from pgregent.agent.wiring import run_agent
 
-    raise SystemExit(run_agent(loaded, path))
+    raise SystemExit(run_agent(loaded))

@@ -1,5 +1,6 @@
 """`pgregent agent-restart`: another agent process, without touching PostgreSQL."""
 
+import asyncio
 import os
 import signal
 import time
@@ -40,15 +41,20 @@ def command(name: str, directory: str | None) -> None:
     click.echo(f"agent {name}: process {before} is replaced by process {after}")
 
 
+def _answers(cluster: "ClusterDir", name: str) -> bool:
+    from pgregent.cli.statuses import fetch_statuses
+
+    return asyncio.run(fetch_statuses({name: cluster.agents[name]})).by_node[name] is not None
+
+
 def _wait_for_another(cluster: "ClusterDir", name: str, before: int) -> int:
-    from pgregent.cli.statuses import ask_agents
     from pgregent.config.lockfile import lock_holder
     from pgregent.core.errors import Unavailable
 
     deadline = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < deadline:
         holder = lock_holder(cluster.agent_lock(name))
-        if holder not in (None, before) and ask_agents(cluster).by_node[name] is not None:
+        if holder not in (None, before) and _answers(cluster, name):
             return holder
         time.sleep(_POLL_S)
     raise Unavailable(

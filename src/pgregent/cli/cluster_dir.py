@@ -9,6 +9,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,11 @@ class ClusterDir:
         if show_password:
             return f"{start} password={self.secret(APP)}"
         return f"{start} passfile={_quoted(str(self.secret_file('app.pgpass')))}"
+
+    @property
+    def agents(self) -> Mapping[str, tuple[str, int]]:
+        """Each agent's address by its node's name."""
+        return {node.name: (HOST, node.rest_port) for node in self.nodes}
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises Refused."""

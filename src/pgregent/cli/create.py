@@ -130,7 +130,7 @@ def _check_agent_file(cluster: ClusterDir, name: str) -> None:
         ("restapi.listen", config.restapi.listen.port, node.rest_port),
         ("postgresql.listen", config.postgresql.listen.port, node.port),
         ("postgresql.data_dir", config.postgresql.data_dir, cluster.data_dir(name)),
-        ("local.path", config.local.path, cluster.dcs_file),
+        ("local.path", config.local and config.local.path, cluster.dcs_file),
     ]
     for key, found, expected in pairs:
         if found != expected:

@@ -1,20 +1,41 @@
 """`pgregent dsn`: how applications connect."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from pgregent.cli.options import dir_option
+from pgregent.cli.target import ask_or_fail, find_target, target_options
+from pgregent.core.errors import Refused
+
+if TYPE_CHECKING:
+    from pgregent.cli.statuses import Statuses
 
 
 @click.command("dsn")
-@dir_option
-@click.option("--read-only", "--ro", is_flag=True, help="The standbys' connection string.")
+@target_options
+@click.option("--read-only", "--ro", is_flag=True, help="For reading, from standbys if possible.")
 @click.option("--show-password", is_flag=True, help="Put the password into it, not its file.")
-def command(directory: str | None, read_only: bool, show_password: bool) -> None:
-    """Print the application's connection string.
+def command(
+    directory: str | None, config_file: str | None, read_only: bool, show_password: bool
+) -> None:
+    """Print a connection string.
 
-    It names a file that holds the password; programs that cannot use one need --show-password.
+    With -d the application's, through the entry point; it names a file that holds the password,
+    and programs that cannot use one need --show-password. With -c all members, of which libpq
+    finds the primary (or a standby) by itself; user and database are yours to add.
     """
-    from pgregent.cli.cluster_dir import open_cluster, resolve_dir
+    target = find_target(directory, config_file)
+    if target.directory is not None:
+        click.echo(target.directory.dsn(read_only=read_only, show_password=show_password))
+    elif show_password:
+        raise Refused("--show-password: an agent's file does not say who the application is")
+    else:
+        click.echo(_of_members(ask_or_fail(target), read_only))
 
-    cluster = open_cluster(resolve_dir(None, directory))
-    click.echo(cluster.dsn(read_only=read_only, show_password=show_password))
+
+def _of_members(statuses: "Statuses", read_only: bool) -> str:
+    members = [m for m in (statuses.best or {}).get("members") or () if m.get("host")]
+    hosts = ",".join(str(m["host"]) for m in members)
+    ports = ",".join(str(m["port"]) for m in members)
+    wanted = "prefer-standby" if read_only else "read-write"
+    return f"host={hosts} port={ports} target_session_attrs={wanted}"

@@ -5,27 +5,22 @@ from typing import Any
 
 import click
 
-from pgregent.cli.options import FORMATS, dir_option, format_option, print_rows, print_table
+from pgregent.cli.options import FORMATS, format_option, print_rows, print_table
+from pgregent.cli.target import ask_or_fail, find_target, target_options
 
 COLUMNS = ("Term", "Member", "At", "Why")
 
 
 @click.command("history")
-@dir_option
+@target_options
 @format_option(*FORMATS)
-def command(directory: str | None, form: str) -> None:
+def command(directory: str | None, config_file: str | None, form: str) -> None:
     """Show every term: its primary, since when, and why it was appointed."""
-    from pgregent.cli.cluster_dir import open_cluster, resolve_dir
-    from pgregent.cli.statuses import ask_agents
-    from pgregent.core.errors import Unavailable
-
-    cluster = open_cluster(resolve_dir(None, directory))
-    statuses = ask_agents(cluster)
-    if statuses.best is None:
-        raise Unavailable("agents", "none answers within a second; is `pgregent up` running?")
-    rows = [_row(entry) for entry in statuses.best.get("history") or ()]
+    target = find_target(directory, config_file)
+    statuses = ask_or_fail(target)
+    rows = [_row(entry) for entry in (statuses.best or {}).get("history") or ()]
     if form == "pretty":
-        print_table(f"Cluster: {cluster.scope}", COLUMNS, rows)
+        print_table(f"Cluster: {target.scope}", COLUMNS, rows)
     else:
         print_rows(form, COLUMNS, rows)
 

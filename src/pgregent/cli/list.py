@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgregent.cli.options import FORMATS, dir_option, format_option, print_rows, print_table
+from pgregent.cli.cluster_dir import HOST
+from pgregent.cli.options import FORMATS, format_option, print_rows, print_table
+from pgregent.cli.target import Target, ask, find_target, target_options
 
 if TYPE_CHECKING:
-    from pgregent.cli.cluster_dir import ClusterDir, Node
     from pgregent.cli.statuses import Statuses
 
 COLUMNS = (
@@ -18,21 +19,18 @@ SILENT = "its agent does not answer"
 
 
 @click.command("list")
-@dir_option
+@target_options
 @format_option(*FORMATS)
-def command(directory: str | None, form: str) -> None:
+def command(directory: str | None, config_file: str | None, form: str) -> None:
     """List the members: role, state, timeline, lag in MB, and why each is as it is.
 
     json, yaml and tsv have patronictl's keys, in its units. Exit code 1 when no agent answers.
     """
-    from pgregent.cli.cluster_dir import open_cluster, resolve_dir
-    from pgregent.cli.statuses import ask_agents
-
-    cluster = open_cluster(resolve_dir(None, directory))
-    statuses = ask_agents(cluster)
-    rows = member_rows(cluster, statuses)
+    target = find_target(directory, config_file)
+    statuses = ask(target)
+    rows = member_rows(target, statuses)
     if form == "pretty":
-        print_table(f"Cluster: {cluster.scope}", COLUMNS[1:-1], rows)
+        print_table(f"Cluster: {target.scope}", COLUMNS[1:-1], rows)
         for row in rows:
             click.echo(f"{row['Member']}: {row['Why']}")
         best = statuses.best or {}
@@ -41,27 +39,26 @@ def command(directory: str | None, form: str) -> None:
     else:
         print_rows(form, COLUMNS, rows)
     if statuses.best is None:
-        click.echo("no agent answers; is `pgregent up` running?", err=True)
+        click.echo(f"no agent answers; {target.hint}", err=True)
         raise SystemExit(1)
 
 
-def member_rows(cluster: "ClusterDir", statuses: "Statuses") -> list[dict[str, Any]]:
-    """One row per node of the cluster, whether its agent answers or not."""
-    known = {m.get("name"): m for m in (statuses.best or {}).get("members") or ()}
-    return [_row(cluster, n, known.get(n.name) or {}, statuses.silent) for n in cluster.nodes]
+def member_rows(target: Target, statuses: "Statuses") -> list[dict[str, Any]]:
+    """One row per member, whether its agent answers or not."""
+    known = {m["name"]: m for m in (statuses.best or {}).get("members") or ()}
+    names = sorted({*target.agents, *known})
+    return [_row(target, name, known.get(name) or {}, statuses.silent) for name in names]
 
 
-def _row(
-    cluster: "ClusterDir", node: "Node", member: dict[str, Any], silent: list[str]
-) -> dict[str, Any]:
-    is_silent = node.name in silent
+def _row(target: Target, name: str, member: dict[str, Any], silent: list[str]) -> dict[str, Any]:
+    is_silent = name in silent
     why = str(member.get("why") or "")
     if is_silent:
         why = f"{SILENT}; {why}" if why else SILENT
     return {
-        "Cluster": cluster.scope,
-        "Member": node.name,
-        "Host": f"{member.get('host') or '127.0.0.1'}:{member.get('port') or node.port}",
+        "Cluster": target.scope,
+        "Member": name,
+        "Host": _server(target, name, member),
         "Role": str(member.get("role") or "").replace("_", " ").title(),
         "State": member.get("state") or "unknown",
         "TL": member.get("timeline"),
@@ -71,6 +68,12 @@ def _row(
         "Replay Lag": _megabytes(member.get("replay_lag")),
         "Why": why,
     }
+
+
+def _server(target: Target, name: str, member: dict[str, Any]) -> str:
+    if member.get("host"):
+        return f"{member['host']}:{member.get('port')}"
+    return f"{HOST}:{target.directory.node(name).port}" if target.directory else ""
 
 
 def _megabytes(lag: object) -> int | None:

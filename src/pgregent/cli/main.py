@@ -21,6 +21,11 @@ COMMANDS = {
     "history": "history",
     "agent": "agent",
     "agent-restart": "agent_restart",
+    "switchover": "switchover",
+    "config": "config_command",
+    "haproxy": "haproxy",
+    "dcs": "dcs_command",
+    "wal-archive": "wal_archive",
     "gate": "gate_command",
 }
 _EXIT_BAD_INPUT = 2

@@ -1,5 +1,6 @@
 """`pgregent ps`: the cluster's processes."""
 
+import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -48,11 +49,11 @@ def _titled(pids: dict[str, int | None]) -> dict[str, int | str]:
 
 def _postgres_pids(cluster: "ClusterDir", which: str) -> list[int]:
     from pgregent.cli import processes
-    from pgregent.cli.statuses import ask_agents
+    from pgregent.cli.statuses import fetch_statuses
     from pgregent.core.errors import Unavailable
 
     if which == "primary":
-        statuses = ask_agents(cluster)
+        statuses = asyncio.run(fetch_statuses(cluster.agents))
         if statuses.primary is None:
             why = (statuses.best or {}).get("why") or "no agent answers; is `pgregent up` running?"
             raise Unavailable("primary", f"there is none now: {why}")

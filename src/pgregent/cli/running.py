@@ -131,7 +131,7 @@ class Running:
     async def _become_ready(self) -> None:
         said, started = "", time.monotonic()
         while True:
-            statuses = await fetch_statuses(self._cluster)
+            statuses = await fetch_statuses(self._cluster.agents)
             waiting_for = await make_ready(self._cluster, statuses)
             patient = time.monotonic() - started < _REDUNDANCY_TIMEOUT_S
             if waiting_for is None and patient and not is_redundant(self._cluster, statuses):

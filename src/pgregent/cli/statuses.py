@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pgregent.cli.cluster_dir import HOST, ClusterDir, Node
-
 TIMEOUT_S = 1.0
 _BYTES_MAX = 4 << 20
 Status = Mapping[str, Any]
@@ -22,8 +20,13 @@ class Statuses:
     @property
     def best(self) -> Status | None:
         """The answer to believe: it knows the newest register."""
-        answers = [status for status in self.by_node.values() if status is not None]
-        return max(answers, key=_age_key, default=None)
+        return self.by_node[self.best_name] if self.best_name else None
+
+    @property
+    def best_name(self) -> str | None:
+        """Who gave it."""
+        answers = {name: status for name, status in self.by_node.items() if status is not None}
+        return max(answers, key=lambda name: _age_key(answers[name]), default=None)
 
     @property
     def primary(self) -> str | None:
@@ -38,47 +41,47 @@ class Statuses:
 
 def _age_key(status: Status) -> tuple[int, int, int, bool]:
     register: Mapping[str, Any] = status.get("register") or {}
-    numbers = (register.get(key) or 0 for key in ("version", "round", "term"))
+    numbers = (register.get(key) or 0 for key in ("seq", "round", "term"))
     version, round_, term = (n if isinstance(n, int) else 0 for n in numbers)
     return version, round_, term, bool(status.get("serving"))
 
 
-def ask_agents(cluster: ClusterDir) -> Statuses:
-    """Ask all agents at once; takes at most a second."""
-    return asyncio.run(fetch_statuses(cluster))
+async def fetch_statuses(agents: Mapping[str, tuple[str, int]]) -> Statuses:
+    """Ask all agents at once, by their names and addresses; takes at most a second."""
+    answers = await asyncio.gather(*(_status_of(name, *agents[name]) for name in agents))
+    return Statuses(dict(zip(agents, answers, strict=True)))
 
 
-async def fetch_statuses(cluster: ClusterDir) -> Statuses:
-    """Ask all agents at once; takes at most a second."""
-    answers = await asyncio.gather(*(_status_of(node) for node in cluster.nodes))
-    return Statuses({n.name: a for n, a in zip(cluster.nodes, answers, strict=True)})
-
-
-async def _status_of(node: Node) -> Status | None:
+async def _status_of(name: str, host: str, port: int) -> Status | None:
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            body = await _get(node.rest_port, "/pgregent/status")
-        status = json.loads(body)
+            code, body = await request(host, port, "GET", "/pgregent/status")
+        status = json.loads(body) if code == 200 else None
     except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
         return None
-    if not isinstance(status, dict) or cast(Status, status).get("name") != node.name:
+    if not isinstance(status, dict) or cast(Status, status).get("name") != name:
         return None
     return cast(Status, status)
 
 
-async def _get(port: int, path: str) -> bytes:
-    """One request in HTTP/1.0, whose answers end with the connection."""
-    reader, writer = await asyncio.open_connection(HOST, port)
+async def request(
+    host: str, port: int, verb: str, path: str, *, body: bytes = b"", headers: str = ""
+) -> tuple[int, bytes]:
+    """One request in HTTP/1.0, whose answers end with the connection: status code and body.
+
+    `headers`: lines that end in CR LF. Raises OSError, ValueError, IncompleteReadError.
+    """
+    reader, writer = await asyncio.open_connection(host, port)
     try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: {HOST}:{port}\r\n\r\n".encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        if b" 200 " not in head.split(b"\r\n", 1)[0] + b" ":
-            raise ValueError("not OK")
-        body = b""
+        head = f"{verb} {path} HTTP/1.0\r\nHost: {host}:{port}\r\n{headers}"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        code = int(answer.split(b"\r\n", 1)[0].split()[1])
+        found = b""
         while chunk := await reader.read(1 << 16):
-            body += chunk
-            if len(body) > _BYTES_MAX:
+            found += chunk
+            if len(found) > _BYTES_MAX:
                 raise ValueError("too long")
-        return body
+        return code, found
     finally:
         writer.close()

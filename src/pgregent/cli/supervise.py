@@ -107,6 +107,7 @@ class Supervised:
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
+                env=_environment(),
             )
         finally:
             os.close(log)
@@ -155,6 +156,11 @@ class Supervised:
     def _event(self, kind: str, why: str, **fields: object) -> "dict[str, object]":
         event = own_event(kind, why, process=self.spec.name, pid=self.pid, **fields)
         return dict(event)
+
+
+def _environment() -> dict[str, str]:
+    """Without settings: they would be the same for every agent, names and ports included."""
+    return {n: v for n, v in os.environ.items() if not n.startswith(("PATRONI_", "PGREGENT_"))}
 
 
 def _size(path: Path) -> int:

@@ -4,25 +4,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgregent.cli.options import dir_option, format_option, print_json
+from pgregent.cli.options import format_option, print_json
+from pgregent.cli.target import ask_or_fail, find_target, target_options
 
 if TYPE_CHECKING:
     from pgregent.cli.statuses import Statuses
 
 
 @click.command("why")
-@dir_option
+@target_options
 @format_option("pretty", "json")
-def command(directory: str | None, form: str) -> None:
+def command(directory: str | None, config_file: str | None, form: str) -> None:
     """Say in sentences what holds now, what is waited for, and what each node's death would do."""
-    from pgregent.cli.cluster_dir import open_cluster, resolve_dir
-    from pgregent.cli.statuses import ask_agents
-    from pgregent.core.errors import Unavailable
-
-    cluster = open_cluster(resolve_dir(None, directory))
-    statuses = ask_agents(cluster)
-    if statuses.best is None:
-        raise Unavailable("agents", "none answers within a second; is `pgregent up` running?")
+    target = find_target(directory, config_file)
+    statuses = ask_or_fail(target)
     if form == "json":
         print_json(_summary(statuses))
         return

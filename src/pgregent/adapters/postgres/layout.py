@@ -64,6 +64,10 @@ class ServerConfig:
     parameters: Mapping[str, str] = field(default_factory=dict[str, str])
     pg_hba: tuple[str, ...] = ()
     initdb: tuple[str, ...] = ()
+    use_slots: bool = True
+    pgpass: Path | None = None
+    start_timeout: float = 300.0
+    """Seconds in which a server has to answer after its start."""
 
     @property
     def passwords_needed(self) -> bool:
@@ -80,7 +84,7 @@ class ServerConfig:
     @property
     def passfile(self) -> Path:
         """What the walreceiver authenticates with; removed by a seal."""
-        return self.state_dir / "upstream.pgpass"
+        return self.pgpass or self.state_dir / "upstream.pgpass"
 
     @property
     def tools_passfile(self) -> Path:

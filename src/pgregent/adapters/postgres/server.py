@@ -27,7 +27,6 @@ from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.types import Postgres
 from pgregent.ports.postgres import Answer, Upstream
 
-START_TIMEOUT = 300.0
 FAST_STOP_TIMEOUT = 30.0
 PROMOTE_TIMEOUT = 15.0
 SEAL_TIMEOUT = 10.0
@@ -164,14 +163,14 @@ class LocalServer:
         )
         self._start = started.start
         self._observer.postmaster = started.pid
-        until = time.monotonic() + START_TIMEOUT
+        until = time.monotonic() + config.start_timeout
         while not await self._observer.answers():
             if self._observer.postmaster != started.pid:
                 # `on_exit` has said so, and what follows from it takes the place of this.
                 await asyncio.sleep(5.0)
                 raise Unavailable("postgres", f"it ended while it started: see {config.log_file}")
             if time.monotonic() > until:
-                raise Unavailable("postgres", f"it has not started in {START_TIMEOUT:.0f} s")
+                raise Unavailable("postgres", f"not started in {config.start_timeout:.0f} s")
             await asyncio.sleep(0.02)
 
     def _prepare_start(
@@ -212,7 +211,7 @@ class LocalServer:
             )
             role = render.Role(
                 upstream=source,
-                slot=slot_name(config.name),
+                slot=slot_name(config.name) if config.use_slots else "",
                 synchronous_standby_names=names,
             )
         text = render.role_conf(role)
@@ -364,7 +363,7 @@ class LocalServer:
 
     async def keep_slots(self, members: tuple[str, ...]) -> None:
         """See the port."""
-        wanted = {slot_name(m) for m in members}
+        wanted = {slot_name(m) for m in members} if self.config.use_slots else set[str]()
         async with self._observer.connection() as conn:
             have = {s.name: s for s in await sql.slots(conn)}
             for name in sorted(wanted - set(have)):
