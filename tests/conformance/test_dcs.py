@@ -15,15 +15,17 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
 
 from pgregent.adapters.dcs.local import LINE_MAX, WAL_MAX_BYTES, LocalDcs
 from pgregent.adapters.dcs.memory import Landing, MemoryDcs, MemoryStore
+from pgregent.adapters.dcs.zookeeper import ZookeeperDcs, ZookeeperOptions
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.ports.dcs import CasConflict, CasDone, CasUnknown, Dcs, Versioned
+from tests.conformance import zookeeper_servers
 
 Connect = Callable[[], Awaitable[Dcs]]
 KEY = "/service/demo/pgregent/register"
@@ -48,9 +50,22 @@ async def local_store(tmp_path: Path) -> AsyncGenerator[Connect]:
     yield connect
 
 
+@asynccontextmanager
+async def zookeeper_store(tmp_path: Path) -> AsyncGenerator[Connect]:
+    server = zookeeper_servers.shared()
+    numbers = count()
+
+    async def connect() -> Dcs:
+        options = ZookeeperOptions(hosts=(server.host,))
+        return await ZookeeperDcs.open(options, f"node{next(numbers)}")
+
+    yield connect
+
+
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Connect]]] = {
     "memory": memory_store,
     "local": local_store,
+    "zookeeper": zookeeper_store,
 }
 
 
