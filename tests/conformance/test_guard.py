@@ -35,6 +35,7 @@ from pgregent.adapters.postgres.guard_client import (
     GuardLost,
     Started,
     empty_data_directory,
+    remove_stale_pid_file,
 )
 from pgregent.core.errors import Refused, Unavailable
 
@@ -244,6 +245,52 @@ async def test_killed_postmaster_takes_its_backends_along(site: Site) -> None:
     status = await guard.status()
     assert (status.postmaster, status.descendants, status.last) == (None, 0, site.ended())
     await site.server.start(guard)  # the shared memory is free
+    await guard.close()
+
+
+@contextlib.contextmanager
+def stranger(site: Site, cwd: Path) -> Iterator[int]:
+    """A process of PostgreSQL's user that has nothing to do with it; its pid."""
+    sleeper = subprocess.Popen(
+        ["sleep", "600"], user=site.server.data_dir.stat().st_uid, cwd=cwd, stdin=subprocess.DEVNULL
+    )
+    try:
+        yield sleeper.pid
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def claim(site: Site, pid: int) -> None:
+    """Have postmaster.pid name this process, as after the start of a new container."""
+    file = site.server.data_dir / "postmaster.pid"
+    _, rest = file.read_text().split("\n", 1)
+    file.write_text(f"{pid}\n{rest}")
+
+
+async def test_pid_of_a_stranger_does_not_keep_the_server_from_starting(site: Site) -> None:
+    guard = await site.guard()
+    started = await site.server.start(guard)
+    os.kill(started.pid, signal.SIGKILL)
+    await until(site.empty)
+    with stranger(site, Path("/")) as pid:
+        claim(site, pid)
+        remove_stale_pid_file(site.server.data_dir)
+        await site.server.start(guard)
+        assert (await guard.status()).postmaster is not None
+    await guard.close()
+
+
+async def test_pid_file_of_a_server_that_lives_is_kept(site: Site) -> None:
+    guard = await site.guard()
+    await site.server.start(guard)
+    remove_stale_pid_file(site.server.data_dir)
+    assert (site.server.data_dir / "postmaster.pid").exists()
+    await guard.kill()
+    with stranger(site, site.server.data_dir) as pid:
+        claim(site, pid)
+        remove_stale_pid_file(site.server.data_dir)
+        assert (site.server.data_dir / "postmaster.pid").exists(), "it may be a server"
     await guard.close()
 
 

@@ -54,7 +54,7 @@ def _row(target: Target, name: str, member: dict[str, Any], silent: list[str]) -
     is_silent = name in silent
     why = str(member.get("why") or "")
     if is_silent:
-        why = f"{SILENT}; {why}" if why else SILENT
+        why = f"{SILENT}; {why}" if why not in ("", SILENT) else SILENT
     return {
         "Cluster": target.scope,
         "Member": name,

@@ -10,6 +10,11 @@ from pgregent.core.view import State
 TAKEOVER_AFTER = 30.0
 """Seconds of silence after which another member creates the cluster instead: nothing was
 acknowledged before term 1, so nothing can be lost."""
+LOOK_AROUND = 1.0
+"""Seconds after its start in which a member looks who else is there: the first by name creates the
+cluster, so that people know who will be its primary."""
+TURN_AFTER = 4.0
+"""Seconds after its start from which it does not leave that to another."""
 CREATE_PATIENCE = 3.0
 """Seconds after its start before which a member does not finish creating a cluster: a DCS can be
 empty because it was emptied, and the members that know better start at the same time."""
@@ -48,8 +53,20 @@ def _take_register(state: State) -> None:
             "its data directory is not empty but the DCS knows of no such cluster: "
             "point it at the right DCS, or move the data directory away"
         )
+    elif first := _whose_turn(state):
+        state.why = f"leaving it to {first} to create the cluster"
     else:
         write(state, _claim(state, 0))
+
+
+def _whose_turn(state: State) -> str:
+    """Who is to create the cluster before this member does; empty: it is this member's turn."""
+    waited = state.now - state.started_at
+    if waited < LOOK_AROUND:
+        return "a member that is just starting"
+    names = [name for name, peer in state.peers.items() if peer.record is not None]
+    first = min(names, default=state.me.name)
+    return first if first < state.me.name and waited < TURN_AFTER else ""
 
 
 def _has_data(state: State) -> str:

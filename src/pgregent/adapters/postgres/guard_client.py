@@ -7,6 +7,7 @@ ask status() before acting on it. Deadlines are seconds on CLOCK_BOOTTIME.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
@@ -528,6 +529,24 @@ def _belongs(pid: int, process: _Process, directory: os.stat_result, segment: in
         return re.search(rf" {segment} +/SYSV[0-9a-f]{{8}}", maps) is not None
     except OSError:
         return False  # gone meanwhile
+
+
+def remove_stale_pid_file(data_dir: Path) -> None:
+    """Remove a postmaster.pid whose number a process has that is none of this data directory.
+
+    PostgreSQL would take that one for a running postmaster. In a container that was started again
+    the few numbers repeat. Raises Unavailable.
+    """
+    pid, segment = _pid_file(data_dir)
+    process = None if pid is None else _process(pid)
+    if process is None or (segment is not None and _attached_count(segment) > 0):
+        return
+    try:
+        if not os.path.samestat(Path(f"/proc/{pid}/cwd").stat(), data_dir.stat()):
+            (data_dir / "postmaster.pid").unlink()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EACCES):
+            raise Unavailable("guard", f"{data_dir}/postmaster.pid: {error.strerror}") from error
 
 
 def _pid_file(data_dir: Path) -> tuple[int | None, int | None]:

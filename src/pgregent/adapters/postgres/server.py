@@ -19,6 +19,7 @@ from pgregent.adapters.postgres.guard_client import (
     Guard,
     GuardEvent,
     GuardLost,
+    remove_stale_pid_file,
 )
 from pgregent.adapters.postgres.layout import DEFAULT_HBA, ServerConfig, slot_name
 from pgregent.adapters.postgres.observe import Observer
@@ -177,6 +178,7 @@ class LocalServer:
         self, label: str, names: str, upstream: Upstream | None, standby: bool
     ) -> None:
         config, owner, data = self.config, self.config.owner, self.config.data_dir
+        remove_stale_pid_file(data)
         render.keep_base(data, owner)
         render.strip_auto_conf(data, owner)
         parameters = config.all_parameters(config.name)
@@ -431,6 +433,7 @@ class LocalServer:
         """See the port."""
         config = self.config
         await self._checkpoint_at(source)
+        await self._files(remove_stale_pid_file, config.data_dir)
         outcome = await tools.rewind(
             config.bin_dir,
             config.data_dir,
