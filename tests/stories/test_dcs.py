@@ -1,6 +1,11 @@
 """The DCS is away, slow to answer, cut off or emptied."""
 
-from pgregent.core.effects import RestoreDcs
+from collections.abc import Callable
+
+import pytest
+
+from pgregent.core.effects import RestoreDcs, WriteRegister
+from pgregent.core.types import NOBODY, Incarnation, Register, Rule, Term
 from tests.stories.story import Story
 
 
@@ -151,3 +156,132 @@ def test_operator_has_it_written_again() -> None:
     assert story.register.term > 16
     story["n1"].start_agent()
     story.well()
+
+
+def _kill_at(story: Story, name: str, when: Callable[[Register], bool]) -> list[bool]:
+    """Kill `name` as soon as such a register is stored, before it can hear of it."""
+    apply, hit = story.dcs.apply, list[bool]()
+
+    def and_kill(write: WriteRegister) -> bool:
+        stored = apply(write)
+        if stored and not hit and when(write.register):
+            hit.append(True)
+            story.world.call(0.0, None, story[name].kill)
+        return stored
+
+    story.dcs.apply = and_kill
+    return hit
+
+
+def test_older_rules_may_have_been_dropped_unheard() -> None:
+    """Then the standby that was added last could elect alone, and did."""
+    story = Story(nodes=2)
+    story["n2"].kill()
+    story.until("n1 is alone", lambda: story.rule() == "the primary alone", 20.0)
+    story.run(1.0)
+    hit = _kill_at(story, "n1", lambda r: len(r.rules) == 1 and r.rule.k == 1)
+    story["n2"].start_agent()
+    story.until("the drop landed", lambda: bool(hit), 20.0)
+    story.primary_is("n2", within=10.0)
+    story.acknowledges("n2", 5.0)
+    story["n2"].kill()
+    story.dcs.forget()
+    story["n1"].start_agent()
+    story.run(20.0)
+    assert story.dcs.register is None, story.transcript()
+
+
+def test_a_standby_may_have_left_the_rule_unheard() -> None:
+    story = Story(standby_grace=1.0)
+    hit = _kill_at(story, "n1", lambda r: len(r.rules) == 1 and len(r.rule.members) == 1)
+    story["n2"].kill()
+    story.until("the drop landed", lambda: bool(hit), 20.0)
+    story.primary_is("n3", within=10.0)
+    story.acknowledges("n3", 5.0)
+    story["n3"].kill()
+    story.run(0.2)
+    story.dcs.forget()
+    story["n1"].start_agent()
+    story["n2"].start_agent()
+    story.run(20.0)
+    assert story.dcs.register is None, story.transcript()
+
+
+def test_register_of_another_cluster_is_not_overwritten() -> None:
+    story = Story(nodes=1)
+    other = Incarnation("o1", "o11")
+    terms = (Term(1, other, 0, 0),)
+    theirs = Register(2, 0, 1, other, (Rule(other, 0, ()),), False, "another", terms, "created")
+    story.dcs.forget(theirs)
+    story.run(5.0)
+    assert story.dcs.register == theirs, story.transcript()
+    agent = story["n1"].agent
+    assert agent is not None
+    assert "another cluster" in agent.state.dcs_why
+
+
+def test_loss_is_over_when_a_newer_register_was_heard() -> None:
+    story = Story(lease=2.0)
+    agent = story["n2"].agent
+    assert agent is not None
+    story.dcs.forget()
+    story.until("n2 sees it", lambda: agent.state.register_lost, 3.0)
+    story.isolate("n2", "dcs")
+    story.until("it is back", lambda: story.dcs.register is not None, 5.0)
+    story.run(3.0)
+    assert agent.state.register == story.register
+    assert not agent.state.register_lost
+
+
+def test_operator_never_skips_the_same_terms_twice() -> None:
+    story = Story(clients=False)
+    for _ in range(2):
+        for node in story.cluster.nodes.values():
+            node.kill()
+        story.dcs.forget()
+        story["n3"].start_agent()
+        agent = story["n3"].agent
+        assert agent is not None
+        state = agent.state
+        story.until("n3 sees it", lambda s=state: s.register_lost, 5.0)
+        assert state.register is not None
+        agent.post(RestoreDcs(state.register.seq))
+        story.until("it is back", lambda: story.dcs.register is not None, 3.0)
+        story.run(0.5)
+    skipped = [t.term for t in story.register.terms if t.writer == NOBODY]
+    assert len(set(skipped)) == 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_new_member_waits_for_the_key_of_a_running_primary(seed: int) -> None:
+    """It knows no address yet: only the DCS can tell it that there is a cluster."""
+    story = Story(nodes=3, seed=seed, clients=False, standby_grace=60.0)
+    story["n2"].kill()
+    story["n3"].lose_data(state_too=True)
+    story.block("peers", "n1", "n3")
+    story.dcs.forget()
+    story.run(0.1)
+    story["n3"].start_agent()
+    story.run(6.0)
+    register = story.dcs.register
+    ours = story["n1"].disk.system_id
+    assert register is None or not register.term or register.system_id == ours
+
+
+def test_dcs_answers_late() -> None:
+    """The patience of who creates a cluster counts from its claim."""
+    story = Story(nodes=2, clients=False)
+    for node in story.cluster.nodes.values():
+        node.kill()
+    story["n2"].lose_data(state_too=True)
+    story.dcs.forget()
+    story.dcs.away = True
+    story.block("peers", "n1", "n2")
+    for node in story.cluster.nodes.values():
+        node.start_agent()
+    story.run(3.5)
+    story.dcs.away = False
+    story.run(5.0)
+    register = story.dcs.register
+    ours = story["n1"].disk.system_id
+    assert register is None or not register.term or register.system_id == ours

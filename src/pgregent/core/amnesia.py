@@ -1,20 +1,23 @@
 """A DCS that shows nothing, or less than this member has seen: who may write the register again.
 
 Whatever a member acts on is on its disk first, so what the DCS forgot is known as far as anybody
-acted on it. The primary of the newest copy writes it again once so many of those that its rules
-name say that they see the loss too, and hold the same copy (they have sealed for nothing later),
-that the others alone could not have appointed anybody. Where it is the one that every commit
-needs, it needs nobody. While the newest copy is an election's, its votes may have made an
-appointment that no member here knows: then, and where members are missing, only the operator can
-say that this loses nothing, or that the loss is accepted.
+acted on it. The primary of the newest copy writes it again once so many of those that its rule
+names say that they see the loss too, and hold the same copy (they have sealed for nothing later),
+that the others alone could not have appointed anybody. Its last rule counts: that the older ones
+were dropped may have landed without its knowledge. Where every commit needs it, it needs nobody.
+
+While the newest copy is an election's, its votes may have made an appointment that no member here
+knows; while the primary was handing over, it may have done so. Then, and where members are missing,
+only the operator can say that this loses nothing, or that the loss is accepted.
+
+The argument as a model that can be run: tests/model/amnesia.py.
 """
 
 from dataclasses import replace
 
-from pgregent.core.durability import satisfies_all
 from pgregent.core.effects import WriteRegister
 from pgregent.core.plan import CAS_RETRY
-from pgregent.core.types import Incarnation, Register, Term
+from pgregent.core.types import NOBODY, Incarnation, Register, Term
 from pgregent.core.view import State
 
 JUMP = 10
@@ -23,7 +26,6 @@ election of before the loss, and of a register written again and lost once more,
 same round: the votes cast in it would count."""
 BURNED_TERMS = 16
 """Terms that the operator's way out skips: somebody unknown may have been appointed in them."""
-_NOBODY = Incarnation("", "")
 
 
 def plan_restore(state: State) -> None:
@@ -47,7 +49,8 @@ def restore_by_operator(state: State, seq: int) -> None:
     if register is None or register.seq != seq or not state.register_lost or state.cas is not None:
         return
     why = "the DCS was emptied or restored: the operator had this copy written again"
-    burned = Term(register.term + BURNED_TERMS, _NOBODY, 0, 0, why, state.epoch)
+    newest = max([register.term, *(t.term for t in register.terms)])
+    burned = Term(newest + BURNED_TERMS, NOBODY, 0, 0, why, state.epoch)
     _write(state, replace(register, terms=(*register.terms, burned)), why)
 
 
@@ -78,19 +81,20 @@ def _why_not(state: State, register: Register) -> str:
         return f"{primary.name}, its primary, has to write the register again"
     named = {primary, *(m for r in register.rules for m in (r.writer, *r.members))}
     absent = frozenset(named - _agreeing(state, register))
-    if not satisfies_all(register, absent):
+    if not register.rule.satisfied_by(absent):
         return ""
     names = " or ".join(sorted(m.name for m in absent))
     return f"waiting for {names}, who could have appointed another primary meanwhile"
 
 
 def _agreeing(state: State, register: Register) -> set[Incarnation]:
-    """Those who see the loss too and hold the same copy."""
+    """Those who said, after this member had seen the loss, that they see it too, and who hold the
+    same copy."""
     found = {state.me}
     for name in state.peers:
         record = state.heard_lately(name)
-        if record is None or not record.dcs_lost or record.register is None:
+        if record is None or not record.dcs_lost or record.register != register:
             continue
-        if record.register.seq == register.seq:
+        if record.heard.get(state.me.name, -1) >= state.lost_beat:
             found.add(record.incarnation)
     return found

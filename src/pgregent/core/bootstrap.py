@@ -15,9 +15,9 @@ LOOK_AROUND = 1.0
 cluster, so that people know who will be its primary."""
 TURN_AFTER = 4.0
 """Seconds after its start from which it does not leave that to another."""
-CREATE_PATIENCE = 3.0
-"""Seconds after its start before which a member does not finish creating a cluster: a DCS can be
-empty because it was emptied, and the members that know better start at the same time."""
+CREATE_PATIENCE = 2.0
+"""Seconds after its claim before which a member does not finish creating a cluster: a DCS can be
+empty because it was emptied, and the members that know better may be about to say so."""
 
 
 def plan_bootstrap(state: State) -> None:
@@ -91,7 +91,7 @@ def _create(state: State, register: Register) -> None:
             do(state, Stop(immediate=False))
         case PgState.PRIMARY if holder := _has_data(state):
             state.why = f"not creating a cluster: {holder} has one, and has to write its register"
-        case PgState.PRIMARY if state.now - state.started_at < CREATE_PATIENCE:
+        case PgState.PRIMARY if state.now - state.register_seen_at < CREATE_PATIENCE:
             state.why = "creating the cluster: a member that has one may be starting"
         case PgState.PRIMARY if postgres.system_id:
             state.durable = replace(state.durable, promoted=1)

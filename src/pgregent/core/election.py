@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pgregent.core.durability import make_rule, satisfies_all, with_rule
 from pgregent.core.types import (
+    NOBODY,
     Incarnation,
     PgState,
     Register,
@@ -39,7 +40,8 @@ def suspicion(state: State) -> Suspicion | None:
         why = f"{name}'s agent is gone and its PostgreSQL does not answer"
         return Suspicion(term, True, why)
     grace = state.started_at + state.settings.startup_grace
-    heard = max(peer.heard_at, grace, state.awake_since)
+    first = peer.heard_at if peer.heard_at >= state.started_at else grace
+    heard = max(first, state.awake_since)
     answered = peer.probed_ok_at
     silent = state.now - max(heard, answered)
     if silent >= state.settings.suspect_after:
@@ -137,7 +139,7 @@ def votes(state: State, register: Register) -> Mapping[Incarnation, Vote]:
 def choose(register: Register, cast: Mapping[Incarnation, Vote]) -> Incarnation | None:
     """Who may be appointed: eligible, and at least as far as every member of some set of voters
     that satisfies every rule. The set of all voters that are not ahead is the largest such set."""
-    appointed = {t.term for t in register.terms}
+    appointed = {t.term for t in register.terms if t.writer != NOBODY}
     forgotten = min(appointed, default=1)
     by_name = sorted(cast)
     for winner in sorted(by_name, key=lambda m: cast[m].position, reverse=True):

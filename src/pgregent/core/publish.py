@@ -10,6 +10,7 @@ from pgregent.core.view import Leaving, State
 PUT_EVERY = 5.0
 PUT_EVERY_TWO_NODES = 0.3
 """Seconds between beats in the DCS; two nodes have no third opinion but that beat."""
+PUT_EVERY_LOST = 1.0
 VOTE_PUT_AFTER = 0.1
 """Seconds after which a vote goes to the DCS too: mostly the channel has carried it by then."""
 KEEP_BEATS = 128
@@ -88,6 +89,9 @@ def publish(state: State) -> None:
     register = state.register
     beats = register is not None and bool(register.rules) and len(register.rule.members) < 2
     every = PUT_EVERY_TWO_NODES if beats else PUT_EVERY
+    if record.dcs_lost:
+        # Who finds the DCS empty has to learn that the cluster exists.
+        every = 0.0 if last is None or not last.dcs_lost else min(every, PUT_EVERY_LOST)
     late_vote = record.vote != state.put_vote and (
         record.vote is None or state.now - state.voted_at >= VOTE_PUT_AFTER
     )

@@ -12,8 +12,7 @@ def see(state: State, register: Register) -> None:
     known = state.register
     if known is not None and register.seq <= known.seq:
         return
-    if known is not None and known.system_id not in ("", register.system_id):
-        state.announce("refused", "the DCS shows the register of another cluster")
+    if known is not None and _is_anothers(known, register):
         return
     claimed = known is not None and known.term == 0 and known.primary == state.me
     if claimed and state.postgres.system_id not in ("", register.system_id):
@@ -26,7 +25,7 @@ def see(state: State, register: Register) -> None:
     )
     state.durable = replace(state.durable, register=register)
     state.seq_seen_at = state.now
-    state.register_absent = False
+    state.register_absent = state.register_lost = False
     if changed:
         state.register_seen_at = state.now
         state.announce("election" if register.electing else "register", register.why)
@@ -45,6 +44,11 @@ def register_read(
         state.register_absent = known is None
         if known is not None and asked_at > state.seq_seen_at:
             _lost(state, 0)
+    elif known is not None and _is_anothers(known, register):
+        state.dcs_ok = False
+        state.dcs_why = (
+            "it shows the register of another cluster: point this member at its own DCS and scope"
+        )
     else:
         see(state, register)
         newest = state.register
@@ -59,9 +63,14 @@ def register_read(
         _member_read(state, record)
 
 
+def _is_anothers(known: Register, shown: Register) -> bool:
+    return known.system_id != "" and shown.system_id not in ("", known.system_id)
+
+
 def _lost(state: State, shown: int) -> None:
     if not state.register_lost:
         state.announce("dcs_lost", "the DCS shows less than this member has seen")
+        state.lost_beat = state.beat + 1
     state.register_lost, state.lost_seq = True, shown
 
 
@@ -88,6 +97,8 @@ def cas_answered(state: State, answer: CasAnswer) -> None:
             state.read_at = max(state.read_at, answer.asked_at)
     else:
         state.cas_failed_at = state.now
+        # Where that write was the register's, somebody may have acted on it since.
+        state.lost_beat = state.beat + 1
         if answer.done is None:
             state.dcs_why = f"the outcome of a write is unknown: {answer.reason}"
 

@@ -20,6 +20,10 @@ class Incarnation:
         return f"{self.name}@{self.id}"
 
 
+NOBODY = Incarnation("", "")
+"""The writer of a term that was skipped."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
     """Where a log ends. The timeline is the term: this orders as Raft's (lastTerm, lastIndex)."""

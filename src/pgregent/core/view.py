@@ -87,6 +87,8 @@ class State:
     """The DCS shows nothing, or less than the copy on this member's disk."""
     lost_seq: int = 0
     """The seq that the DCS shows then; 0: no register."""
+    lost_beat: int = 0
+    """The first beat that was sent after the loss was seen: who has heard it spoke since."""
     lost_why: str = ""
     """Why this member does not write the register again then."""
     register_seen_at: float = float("-inf")
