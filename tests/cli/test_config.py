@@ -36,7 +36,7 @@ def test_the_seeds_files_are_fine() -> None:
     assert f"{SEED / 'postgres1.yml'}: member postgresql1 of my_cluster\n" in done.stdout
     assert "ZooKeeper zoo:2181, keys under /service/my_cluster" in done.stdout
     assert done.stdout.count("worst-case write outage") == 2
-    assert done.stdout.count("  warning: ") == 8
+    assert done.stdout.count("  warning: ") == 10
     assert "rep-pass" not in done.output
 
 

@@ -88,3 +88,11 @@ def test_a_refused_switchover_says_why(two: Project) -> None:
 @pytest.mark.parametrize(("number", "fault"), [(2, stop), (3, kill), (4, pause), (5, disconnect)])
 def test_the_primary_fails(two: Project, number: int, fault: Callable[[str], Undo]) -> None:
     fail_over(NODES, number * 100, fault)
+
+
+def test_who_had_diverged_was_rewound(two: Project) -> None:
+    """Not cloned: with the seed's socket in the data directory, pg_rewind would have failed."""
+    lines = two("logs", "--no-color", "pg-master", "pg-slave").splitlines()
+    assert any("rejoin" in line and "rewind from" in line for line in lines)
+    assert not any("rewind: pg_rewind failed" in line for line in lines)
+    assert not any("cannot be used: clone" in line for line in lines)

@@ -7,6 +7,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgregent.adapters.postgres import render
+from pgregent.adapters.postgres.layout import ServerConfig
+from pgregent.adapters.postgres.sql import Credentials
 from pgregent.core.errors import Bug, Refused
 
 UPSTREAM = render.Upstream("10.0.0.1", 5432, "repl", Path("/secret's/pass\\file"), "node 1")
@@ -123,3 +125,34 @@ def test_strip_auto_conf(tmp_path: Path) -> None:
         ("recovery_target_lsn", "'0/1'"),
     )
     assert auto.read_text() == "# Do not edit\nwork_mem = '4MB'\nprimary_conninfo_x = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "put"),
+    [
+        (".", "/d/n1.pgregent/socket"),
+        ("", ""),
+        ("/run/postgresql, .", "/run/postgresql, /d/n1.pgregent/socket"),
+        ("/d/n1/sockets,/d/n1", "/d/n1.pgregent/socket"),
+        ("/tmp", "/tmp"),
+        ("../sockets", "../sockets"),
+        ("@abstract", "@abstract"),
+    ],
+)
+def test_no_socket_is_in_the_data_directory(given: str, put: str) -> None:
+    """pg_rewind would try to copy it from a source that runs."""
+    nobody = Credentials("u", "p")
+    config = ServerConfig(
+        name="n1",
+        data_dir=Path("/d/n1"),
+        bin_dir=Path("/b"),
+        log_file=Path("/d/log"),
+        listen_host="127.0.0.1",
+        port=5432,
+        superuser=nobody,
+        replication=nobody,
+        owner=None,
+        user=None,
+        parameters={"unix_socket_directories": given},
+    )
+    assert config.all_parameters("n1")["unix_socket_directories"] == put

@@ -120,6 +120,13 @@ def _warning(name: str, value: str, names: set[str], local: bool) -> str | None:
                 f"PostgreSQL 13 and newer do not know it: taken as wal_keep_size: {size}; "
                 "write that instead"
             )
+        case "unix_socket_directories" if any(
+            not d.strip().startswith(("/", "@")) for d in value.split(",") if d.strip()
+        ):
+            return (
+                "in the data directory a socket keeps pg_rewind from working: it is put into "
+                "<data_dir>.pgregent/socket instead"
+            )
         case "password_encryption" if value.lower() == "md5":
             return "passwords are stored as md5 hashes, which are weak; write scram-sha-256"
         case "archive_command" if _UNSAFE_COPY.search(value):

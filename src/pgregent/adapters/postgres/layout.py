@@ -1,6 +1,7 @@
 """Where a member's files are, and what its server is started with."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,26 @@ class ServerConfig:
         wildcard = ("0.0.0.0", "::", "*", "")
         return "127.0.0.1" if self.listen_host in wildcard else self.listen_host.split(",")[0]
 
+    @property
+    def socket_dir(self) -> Path:
+        """Where sockets go that were meant for the data directory."""
+        return self.state_dir / "socket"
+
+    @property
+    def socket_directories(self) -> str:
+        """unix_socket_directories without any in the data directory: pg_rewind would try to copy
+        the socket of its source from there, and fail."""
+        given = str(self.parameters.get("unix_socket_directories", ""))
+        directories = [d.strip() for d in given.split(",") if d.strip()]
+        outside = {self._outside(d): None for d in directories}
+        return ", ".join(outside)
+
+    def _outside(self, directory: str) -> str:
+        if directory.startswith("@"):
+            return directory
+        resolved = Path(os.path.normpath(self.data_dir / directory))
+        return str(self.socket_dir) if resolved.is_relative_to(self.data_dir) else directory
+
     def all_parameters(self, cluster_name: str) -> dict[str, Value]:
         """The static part of postgresql.conf."""
         return {
@@ -106,6 +127,7 @@ class ServerConfig:
             "listen_addresses": self.listen_host,
             "port": self.port,
             "cluster_name": cluster_name,
+            "unix_socket_directories": self.socket_directories,
         }
 
 

@@ -179,6 +179,7 @@ class LocalServer:
     ) -> None:
         config, owner, data = self.config, self.config.owner, self.config.data_dir
         remove_stale_pid_file(data)
+        self._make_socket_dir()
         render.keep_base(data, owner)
         render.strip_auto_conf(data, owner)
         parameters = config.all_parameters(config.name)
@@ -191,6 +192,13 @@ class LocalServer:
         for signal_file in ("promote", "promote.signal", "fallback_promote"):
             render.remove_file(data / signal_file)
         render.set_standby_signal(data, standby, owner)
+
+    def _make_socket_dir(self) -> None:
+        config, directory = self.config, self.config.socket_dir
+        if str(directory) in config.socket_directories:
+            directory.mkdir(mode=0o755, exist_ok=True)
+            if config.owner is not None:
+                os.chown(directory, config.owner.uid, config.owner.gid)
 
     def _write_role(self, label: str, names: str, upstream: Upstream | None) -> None:
         config = self.config
