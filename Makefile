@@ -1,13 +1,14 @@
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: help install dev up test check bench
+.PHONY: help install dev up test test-compose check bench
 
 help:
-	@echo "make up       run a cluster of three nodes here (Ctrl-C stops it)"
-	@echo "make test     run the tests"
-	@echo "make check    lint, types, import rules"
-	@echo "make bench    measure failover times"
+	@echo "make up             run a cluster of three nodes here (Ctrl-C stops it)"
+	@echo "make test           run the tests"
+	@echo "make test-compose   run the tests of deploy/compose (needs a container engine)"
+	@echo "make check          lint, types, import rules"
+	@echo "make bench          measure failover times"
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -25,7 +26,10 @@ up: install
 	@exec $(BIN)/pgregent up
 
 test: dev
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/compose
+
+test-compose: dev
+	$(BIN)/pytest tests/compose
 
 check: dev
 	$(BIN)/ruff check
