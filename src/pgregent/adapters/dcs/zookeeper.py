@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -52,10 +53,14 @@ class ZookeeperDcs:
     def __init__(self, options: ZookeeperOptions, client: str) -> None:
         """Raises Refused."""
         self._servers = list(zookeeper_options.servers(options))
-        self._tls = zookeeper_options.tls(options)
-        self._acl = zookeeper_options.acl(options)
-        self._auth = zookeeper_options.auth(options)
-        self._session_timeout_s = options.session_timeout_s
+        self._link_to = partial(
+            Link,
+            session_timeout_s=options.session_timeout_s,
+            tls=zookeeper_options.tls(options),
+            auth_data=zookeeper_options.auth(options),
+            login=zookeeper_options.login(options),
+            acl=zookeeper_options.acl(options),
+        )
         self._client = client
         self._link: Link | None = None
         self._why = "no connection yet"
@@ -152,7 +157,7 @@ class ZookeeperDcs:
         said: set[str] = set()
         for attempt in count():
             server = self._servers[attempt % len(self._servers)]
-            link = Link(server, self._session_timeout_s, self._tls, self._auth, self._acl)
+            link = self._link_to(server)
             try:
                 await link.connect()
             except Unavailable as error:

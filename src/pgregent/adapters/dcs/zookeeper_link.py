@@ -27,6 +27,7 @@ from kazoo.handlers.utils import (  # pyright: ignore[reportMissingTypeStubs]
 from kazoo.protocol.states import KazooState  # pyright: ignore[reportMissingTypeStubs]
 from kazoo.retry import KazooRetry  # pyright: ignore[reportMissingTypeStubs]
 
+from pgregent.adapters.dcs.zookeeper_sasl import Login, NotAuthenticated, authenticate
 from pgregent.core.errors import Unavailable
 
 # A server that is silent for this long in a handshake or within a message is given up.
@@ -46,13 +47,16 @@ class Link:
     def __init__(
         self,
         server: str,
+        *,
         session_timeout_s: float,
         tls: ssl.SSLContext | None,
         auth_data: Sequence[tuple[str, str]],
+        login: Login | None,
         acl: Sequence[Any] | None,
     ) -> None:
         self.server = server
         self.ended = asyncio.Event()
+        self._login = login
         self._loop = asyncio.get_running_loop()
         self._up_or_ended = asyncio.Event()
         self._reason = ""
@@ -78,10 +82,14 @@ class Link:
             self._client.start_async()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._up_or_ended.wait()
+                if self._login is not None and not self.ended.is_set():
+                    await authenticate(self._login, self.ask)
                 # kazoo is "connected" before the server has accepted the credentials.
                 answer = await self.ask(lambda client: client.exists_async("/"))
         except TimeoutError:
             self.end(f"no connection within {CONNECT_TIMEOUT_S:g} s")
+        except NotAuthenticated as error:
+            self._cut(str(error))
         except (OSError, RuntimeError) as error:
             # No more files or threads.
             self.end(str(error))
@@ -111,9 +119,11 @@ class Link:
 
     def end(self, why: str) -> None:
         """Cut the connection; nothing more is sent."""
-        if self.ended.is_set():
-            return
-        self._reason = self._why.text or why
+        if not self.ended.is_set():
+            self._cut(self._why.text or why)
+
+    def _cut(self, reason: str) -> None:
+        self._reason = reason
         self._handler.cut()
         self._lost()
 

@@ -1,5 +1,6 @@
 """How to reach ZooKeeper, and what of it can be refused before anything is connected."""
 
+import importlib.util
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 from kazoo.security import ACL, Id, Permissions  # pyright: ignore[reportMissingTypeStubs]
 
+from pgregent.adapters.dcs.zookeeper_sasl import Login
 from pgregent.core.errors import Refused
 
 PORT = 2181
@@ -23,8 +25,9 @@ class ZookeeperOptions:
     hosts: "host:port", "host" (port 2181) or "[IPv6]:port". cacert: the system's if None.
     verify: the server's certificate and its host name. set_acls: principal -> permissions (CREATE,
     READ, WRITE, DELETE, ADMIN, ALL) of what we create; a principal is x509's, as in Patroni, unless
-    its scheme stands before it ("digest:user:hash"). auth_data: scheme -> credential ("digest" ->
-    "user:password"). session_timeout_s: the server makes it 2 to 20 ticks.
+    its scheme stands before it ("digest:user:hash"). auth_data: scheme -> credential ("digest" or
+    "sasl", which means its DIGEST-MD5, -> "user:password"). session_timeout_s: the server makes it
+    2 to 20 ticks.
     """
 
     hosts: tuple[str, ...]
@@ -81,13 +84,28 @@ def _bits(permissions: set[str]) -> int:
 
 
 def auth(options: ZookeeperOptions) -> list[tuple[str, str]]:
-    """Return the credentials. Raises Refused."""
-    if "sasl" in options.auth_data:
+    """Return the credentials that are sent as they are, which is all but SASL's."""
+    return [(scheme, given) for scheme, given in options.auth_data.items() if scheme != "sasl"]
+
+
+def login(options: ZookeeperOptions) -> Login | None:
+    """Return SASL's user, if it is used. Raises Refused."""
+    if "sasl" not in options.auth_data:
+        return None
+    user, _, password = options.auth_data["sasl"].partition(":")
+    if not user or not password:
+        raise Refused("zookeeper.auth_data: for the scheme sasl expected user:password")
+    if not user.isascii():
         raise Refused(
-            "zookeeper.auth_data: found the scheme sasl, expected digest (SASL is not supported): "
-            "use digest, or a client certificate"
+            f"zookeeper.auth_data: found the user {user!r} for the scheme sasl, expected ASCII: "
+            "give the user another name in the server's JAAS file"
         )
-    return list(options.auth_data.items())
+    if importlib.util.find_spec("puresasl") is None:
+        raise Refused(
+            "zookeeper.auth_data: found the scheme sasl, but the library for it is missing: "
+            "pip install pgregent[zookeeper]"
+        )
+    return Login(user, password)
 
 
 def tls(options: ZookeeperOptions) -> ssl.SSLContext | None:
