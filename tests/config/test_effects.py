@@ -9,14 +9,21 @@ from pgregent.config.table import rows
 
 TESTS = Path(__file__).parents[1]
 
+AGENT = "conformance/test_agent_settings.py::test_where_it_is_found_and_what_it_logs"
+
 EFFECTS = {
-    "scope": "conformance/test_peers.py::test_keys_differ_by_secret_scope_and_direction",
+    "scope": AGENT,
     "name": "cluster/test_cli.py::test_list_why_and_history_answer",
+    "namespace": AGENT,
     "restapi.listen": "cluster/test_cli.py::test_list_why_and_history_answer",
+    "restapi.connect_address": AGENT,
     "postgresql.listen": "cluster/test_cli.py::test_ready_says_what_a_user_needs",
+    "postgresql.connect_address": AGENT,
     "postgresql.data_dir": "cluster/test_cli.py::test_data_directory_of_another_cluster",
     "postgresql.bin_dir": "conformance/test_postgres_tools.py::"
     "test_find_bin_dir_refuses_what_is_incomplete_or_of_another_version",
+    "postgresql.pgpass": "conformance/test_settings.py::"
+    "test_the_password_file_is_where_pgpass_says",
     "postgresql.authentication.superuser.username": "conformance/test_postgres_port.py::"
     "test_an_initialised_primary_is_cloned_and_followed",
     "postgresql.authentication.superuser.password": "conformance/test_postgres_port.py::"
@@ -25,9 +32,9 @@ EFFECTS = {
     "test_an_initialised_primary_is_cloned_and_followed",
     "postgresql.authentication.replication.password": "conformance/test_peers.py::"
     "test_keys_differ_by_secret_scope_and_direction",
-    "postgresql.parameters": "config/test_parameters.py::"
-    "test_a_members_own_win_except_the_clusters",
-    "postgresql.pg_hba": "config/test_parameters.py::test_the_first_pg_hba_that_is_given_counts",
+    "postgresql.parameters": "conformance/test_settings.py::"
+    "test_parameters_of_the_member_win_except_the_clusters",
+    "postgresql.pg_hba": "conformance/test_settings.py::test_pg_hba_is_the_first_that_is_given",
     "postgresql.use_unix_socket": "config/test_load.py::test_each_mistake_says_where_and_what",
     "zookeeper.hosts": "conformance/test_dcs_zookeeper.py::"
     "test_another_server_is_used_when_one_does_not_answer",
@@ -49,47 +56,40 @@ EFFECTS = {
     "test_readiness_goes_by_the_configured_maximum",
     "bootstrap.dcs.synchronous_mode": "cli/test_config.py::"
     "test_what_an_agent_would_refuse_is_refused",
-    "bootstrap.dcs.synchronous_mode_strict": "stories/test_rules.py::"
-    "test_strict_mode_waits_for_a_standby",
+    "bootstrap.dcs.synchronous_mode_strict": "stories/test_settings.py::"
+    "test_synchronous_mode_strict_lets_the_primary_never_acknowledge_alone",
     "bootstrap.dcs.synchronous_node_count": "cli/test_config.py::"
     "test_what_an_agent_would_refuse_is_refused",
-    "bootstrap.dcs.postgresql.use_pg_rewind": "stories/test_failover.py::"
-    "test_diverged_log_is_repaired",
-    "bootstrap.dcs.postgresql.parameters": "config/test_parameters.py::"
-    "test_a_members_own_win_except_the_clusters",
-    "bootstrap.dcs.postgresql.pg_hba": "config/test_parameters.py::"
-    "test_the_first_pg_hba_that_is_given_counts",
-    "bootstrap.pg_hba": "config/test_parameters.py::test_the_first_pg_hba_that_is_given_counts",
-    "tags.nofailover": "stories/test_failover.py::test_member_tagged_nofailover_is_not_appointed",
+    "bootstrap.dcs.primary_start_timeout": "stories/test_settings.py::"
+    "test_a_server_that_does_not_answer_is_stopped_and_tried_again",
+    "bootstrap.dcs.postgresql.use_pg_rewind": "stories/test_settings.py::"
+    "test_use_pg_rewind_is_how_a_diverged_member_is_repaired",
+    "bootstrap.dcs.postgresql.use_slots": "conformance/test_settings.py::"
+    "test_without_slots_a_standby_streams_and_none_is_kept",
+    "bootstrap.dcs.postgresql.parameters": "conformance/test_settings.py::"
+    "test_parameters_of_the_member_win_except_the_clusters",
+    "bootstrap.dcs.postgresql.pg_hba": "conformance/test_settings.py::"
+    "test_pg_hba_is_the_first_that_is_given",
+    "bootstrap.initdb": "conformance/test_settings.py::test_initdb_takes_options",
+    "bootstrap.pg_hba": "conformance/test_settings.py::test_pg_hba_is_the_first_that_is_given",
+    "tags.nofailover": "stories/test_settings.py::"
+    "test_member_tagged_nofailover_never_becomes_the_primary",
     "tags.noloadbalance": "api/test_health.py::test_each_check_in_each_situation",
     "tags.clonefrom": "config/test_load.py::test_each_mistake_says_where_and_what",
+    "tags.nosync": "stories/test_settings.py::test_member_tagged_nosync_never_enters_the_rule",
     "tags.(any other)": "api/test_health.py::test_what_a_check_may_ask_for",
     "watchdog.mode": "config/test_load.py::test_each_mistake_says_where_and_what",
-    "pgregent.lease": "stories/test_failover.py::"
-    "test_cut_off_primary_is_fenced_and_the_others_go_on",
-    "pgregent.standby_grace": "stories/test_rules.py::test_standby_dies_and_writes_go_on",
-}
-
-MISSING = {
-    "namespace": "cluster/test_configuration.py::test_the_keys_are_under_the_namespace",
-    "restapi.connect_address": "cluster/test_configuration.py::test_others_use_connect_address",
-    "postgresql.connect_address": "cluster/test_configuration.py::test_others_use_connect_address",
-    "postgresql.pgpass": "conformance/test_postgres_port.py::"
-    "test_the_password_file_is_where_pgpass_says",
-    "bootstrap.dcs.primary_start_timeout": "stories/test_failover.py::"
-    "test_a_start_that_takes_too_long_is_tried_again",
-    "bootstrap.dcs.postgresql.use_slots": "conformance/test_postgres_port.py::"
-    "test_without_slots_a_standby_streams_and_none_is_kept",
-    "bootstrap.initdb": "conformance/test_postgres_tools.py::test_initdb_takes_options",
-    "tags.nosync": "stories/test_rules.py::test_member_tagged_nosync_never_enters_the_rule",
-    "log.level": "cluster/test_configuration.py::test_debug_shows_how_long_each_step_took",
-    "pgregent.suspect_after": "stories/test_failover.py::"
+    "log.level": AGENT,
+    "pgregent.suspect_after": "stories/test_settings.py::"
     "test_silence_is_suspicious_after_suspect_after",
-    "pgregent.hold_timeout": "conformance/test_haproxy.py::"
-    "test_the_hold_is_as_long_as_hold_timeout_says",
-    "pgregent.peers": "cluster/test_configuration.py::test_members_find_each_other_by_peers",
+    "pgregent.lease": "stories/test_settings.py::"
+    "test_lease_bounds_how_long_a_primary_that_is_cut_off_serves",
+    "pgregent.standby_grace": "stories/test_settings.py::"
+    "test_standby_grace_is_how_long_a_missing_standby_stays_in_the_rule",
+    "pgregent.hold_timeout": "cli/test_hold_timeout.py::"
+    "test_haproxy_holds_for_as_long_as_the_files_say",
+    "pgregent.peers": "conformance/test_agent_settings.py::test_members_find_each_other_by_peers",
 }
-"""Keys whose test does not exist yet; it moves to EFFECTS when it does."""
 
 
 def exists(test: str) -> bool:
@@ -100,15 +100,9 @@ def exists(test: str) -> bool:
 
 
 def test_every_accepted_key_is_listed_once() -> None:
-    assert not EFFECTS.keys() & MISSING.keys()
-    assert {row.key for row in rows()} == EFFECTS.keys() | MISSING.keys()
+    assert {row.key for row in rows()} == EFFECTS.keys()
 
 
 @pytest.mark.parametrize("key", EFFECTS)
 def test_the_test_of_the_key_exists(key: str) -> None:
     assert exists(EFFECTS[key]), EFFECTS[key]
-
-
-@pytest.mark.parametrize("key", MISSING)
-def test_what_is_missing_is_missing(key: str) -> None:
-    assert not exists(MISSING[key]), f"it exists: move {key} to EFFECTS"

@@ -75,9 +75,11 @@ def test_their_warnings(name: str) -> None:
         ["31", "bootstrap.dcs.postgresql.parameters.archive_command"],
         ["33", "bootstrap.pg_hba.0"],
         ["34", "bootstrap.pg_hba.1"],
+        ["50", "postgresql.parameters.unix_socket_directories"],
     ]
     assert "wal_keep_size: 128MB" in warnings[0]
     assert "history file" in warnings[1]
     assert "interrupted cp" in warnings[1]
     assert "pgregent wal-archive push" in warnings[1]
     assert "scram-sha-256" in warnings[2]
+    assert "<data_dir>.pgregent/socket" in warnings[4]

@@ -35,6 +35,7 @@ from pgregent.adapters.postgres.guard_client import (
     GuardLost,
     Started,
     empty_data_directory,
+    remember_pid_file,
     remove_stale_pid_file,
 )
 from pgregent.core.errors import Refused, Unavailable
@@ -275,7 +276,8 @@ async def test_pid_of_a_stranger_does_not_keep_the_server_from_starting(site: Si
     await until(site.empty)
     with stranger(site, Path("/")) as pid:
         claim(site, pid)
-        remove_stale_pid_file(site.server.data_dir)
+        remember_pid_file(site.server.data_dir, site.state_dir)
+        remove_stale_pid_file(site.server.data_dir, site.state_dir)
         await site.server.start(guard)
         assert (await guard.status()).postmaster is not None
     await guard.close()
@@ -284,13 +286,28 @@ async def test_pid_of_a_stranger_does_not_keep_the_server_from_starting(site: Si
 async def test_pid_file_of_a_server_that_lives_is_kept(site: Site) -> None:
     guard = await site.guard()
     await site.server.start(guard)
-    remove_stale_pid_file(site.server.data_dir)
+    remove_stale_pid_file(site.server.data_dir, site.state_dir)
     assert (site.server.data_dir / "postmaster.pid").exists()
     await guard.kill()
     with stranger(site, site.server.data_dir) as pid:
         claim(site, pid)
-        remove_stale_pid_file(site.server.data_dir)
+        remember_pid_file(site.server.data_dir, site.state_dir)
+        remove_stale_pid_file(site.server.data_dir, site.state_dir)
         assert (site.server.data_dir / "postmaster.pid").exists(), "it may be a server"
+    await guard.close()
+
+
+async def test_pid_file_of_somebody_elses_server_is_kept(site: Site) -> None:
+    """It may run in another container on the same volume, where it cannot be seen."""
+    guard = await site.guard()
+    started = await site.server.start(guard)
+    remember_pid_file(site.server.data_dir, site.state_dir)
+    os.kill(started.pid, signal.SIGKILL)
+    await until(site.empty)
+    with stranger(site, Path("/")) as pid:
+        claim(site, pid)  # another number than the one that was remembered
+        remove_stale_pid_file(site.server.data_dir, site.state_dir)
+        assert (site.server.data_dir / "postmaster.pid").exists()
     await guard.close()
 
 

@@ -130,10 +130,10 @@ def test_strip_auto_conf(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "put"),
     [
-        (".", "/d/n1.pgregent/socket"),
+        (".", "../n1.pgregent/socket"),
         ("", ""),
-        ("/run/postgresql, .", "/run/postgresql, /d/n1.pgregent/socket"),
-        ("/d/n1/sockets,/d/n1", "/d/n1.pgregent/socket"),
+        ("/run/postgresql, .", "/run/postgresql, ../n1.pgregent/socket"),
+        ("/d/n1/sockets,/d/n1", "../n1.pgregent/socket"),
         ("/tmp", "/tmp"),
         ("../sockets", "../sockets"),
         ("@abstract", "@abstract"),

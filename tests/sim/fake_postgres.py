@@ -266,8 +266,8 @@ class Server:
         self.stopping = True
         self.waiting.clear()
         primary = self.state is PgState.PRIMARY
+        self.disk.checkpoint_lsn = self.disk.end if primary else 0
         if primary:
-            self.disk.checkpoint_lsn = self.disk.end
             self.append()
         self.disk.control_timeline = max(self.disk.control_timeline, self.disk.position.timeline)
         self._drain(primary, self.disk.end, self.world.now + 30.0)

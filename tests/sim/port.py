@@ -191,7 +191,7 @@ class Port:
                 raise Unavailable("postgres", "no standby has acknowledged the barrier")
 
     def checkpoint(self) -> Work:
-        yield self.world.between(0.005, 0.5)
+        yield self.world.between(0.005, 5.0)
         self._running().checkpoint()
 
     def keep_slots(self, members: tuple[str, ...]) -> Work:

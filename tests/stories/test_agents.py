@@ -1,7 +1,10 @@
 """Agents come and go; their servers need not."""
 
+import pytest
+
 from pgregent.core.effects import WriteRegister
 from pgregent.core.election import elect
+from pgregent.core.types import PgState
 from tests.stories.story import Story
 
 
@@ -112,3 +115,27 @@ def test_living_primary_takes_its_office_back() -> None:
             story.world.thaw(agent.proc)
         story.well()
     assert story.register.term == 1
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_guard_has_a_deadline_when_a_promotion_was_cut_short(seed: int) -> None:
+    """The node dies after it was told to promote, and comes back; then its agent dies."""
+    story = Story(seed=seed, lease=1.0)
+    story["n1"].kill()
+
+    def promoting() -> str:
+        agents = {n: story[n].agent for n in ("n2", "n3")}
+        return next((n for n, a in agents.items() if a and a.state.durable.promoting), "")
+
+    story.until("somebody promotes", lambda: bool(promoting()), 10.0)
+    winner = story[promoting()]
+    winner.kill()
+    story.run(0.3)
+    winner.start_agent()
+    story.cluster.run(
+        5.0, lambda: winner.server is not None and winner.server.state is PgState.PRIMARY
+    )
+    story.run(0.03)
+    if winner.server is not None and winner.server.state is PgState.PRIMARY:
+        winner.kill_agent()
+        story.until("the guard stops it", lambda: winner.server is None, 4.0)

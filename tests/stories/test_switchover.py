@@ -2,8 +2,10 @@
 
 import pytest
 
-from pgregent.core.effects import Switchover
+from pgregent.core.effects import RestoreDcs, Switchover
 from pgregent.core.switchover import switchover_refusal
+from tests.sim.port import Port
+from tests.sim.world import Work
 from tests.stories.story import Story
 
 
@@ -22,7 +24,7 @@ def test_to_the_one_that_was_asked_for(candidate: str) -> None:
     story = Story()
     story.checker.ways.clear()
     assert ask(story, "n1", candidate) == ""
-    story.primary_is(candidate, within=2.0)
+    story.primary_is(candidate, within=8.0)
     story.well()
     story.expect("n1 switchover", f"{candidate} primary", "n1 follow")
     story.silent("election", "suspect", "rejoin")
@@ -33,10 +35,10 @@ def test_to_the_one_that_was_asked_for(candidate: str) -> None:
 def test_to_the_furthest_and_back() -> None:
     story = Story(nodes=2)
     assert ask(story, "n1") == ""
-    story.primary_is("n2", within=2.0)
+    story.primary_is("n2", within=8.0)
     story.well()
     assert ask(story, "n2", "n1") == ""
-    story.primary_is("n1", within=2.0)
+    story.primary_is("n1", within=8.0)
     story.well()
     assert story.register.term == 3
     story.silent("election", "rejoin")
@@ -58,7 +60,7 @@ def test_a_request_of_an_earlier_term_is_refused() -> None:
     agent = story["n2"].agent
     assert agent is not None
     story["n1"].kill_server()
-    story.primary_is("n2", within=2.0)
+    story.primary_is("n2", within=8.0)
     story.well()
     agent.post(Switchover(1))
     story.run(3.0)
@@ -69,7 +71,7 @@ def test_candidate_dies_meanwhile() -> None:
     """The others succeed by an election, or the primary goes on."""
     story = Story()
     assert ask(story, "n1", "n3") == ""
-    story.until("n1 stops", lambda: story["n1"].server is None, 2.0)
+    story.until("n1 stops", lambda: story["n1"].server is None, 8.0)
     story["n3"].kill()
     story.until("somebody serves", lambda: story.serves("n1") or story.serves("n2"), 15.0)
     story["n3"].start_agent()
@@ -79,8 +81,83 @@ def test_candidate_dies_meanwhile() -> None:
 def test_agent_dies_in_the_middle() -> None:
     story = Story()
     assert ask(story, "n1", "n2") == ""
-    story.until("n1 stops", lambda: story["n1"].server is None, 2.0)
+    story.until("n1 stops", lambda: story["n1"].server is None, 8.0)
     story["n1"].kill_agent()
     story.until("somebody serves", lambda: story.serves("n2") or story.serves("n3"), 15.0)
     story["n1"].start_agent()
     story.well()
+
+
+def slow_checkpoints(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[str]:
+    """The members that were asked for a checkpoint, as they are."""
+    asked: list[str] = []
+
+    def checkpoint(self: Port) -> Work:
+        asked.append(self.node.name)
+        yield seconds
+
+    monkeypatch.setattr(Port, "checkpoint", checkpoint)
+    return asked
+
+
+def test_standby_dies_during_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule changes at once; it does not wait for the checkpoint."""
+    slow_checkpoints(monkeypatch, 60.0)
+    story = Story(nodes=2)
+    assert ask(story, "n1", "n2") == ""
+    story.run(0.5)
+    story["n2"].kill()
+    story.acknowledges("n1", 3.0)
+    story.expect("n1 switchover", "n1 refused", "n1 rule")
+
+
+def test_server_that_does_not_answer_during_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_checkpoints(monkeypatch, 5.0)
+    story = Story(nodes=2)
+    server = story["n1"].server
+    assert server is not None
+    assert ask(story, "n1", "n2") == ""
+    story.run(0.5)
+    server.hung = True
+    story.run(1.6)
+    server.hung = False
+    story.primary_is("n2", within=8.0)
+    story.well()
+
+
+def test_every_handover_has_a_checkpoint_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = slow_checkpoints(monkeypatch, 0.01)
+    story = Story(nodes=2)
+    for of, to in (("n1", "n2"), ("n2", "n1")):
+        assert ask(story, of, to) == ""
+        story.primary_is(to, within=3.0)
+        story.well()
+    asked.clear()
+    story["n1"].leave()
+    story.primary_is("n2", within=5.0)
+    assert asked == ["n1"]
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_no_handover_from_a_server_that_was_shut_down_in_recovery(seed: int) -> None:
+    """Its last checkpoint is not the end of its log."""
+    story = Story(seed=seed)
+    n1, n3 = story["n1"], story["n3"]
+    story.block("sql", "n1", "n2")
+    story.run(0.5)
+    for _ in range(5):
+        story.acknowledges("n1", 3.0)
+    n3.kill(silently=True)
+    n1.kill_server()
+    story.until("an election runs", lambda: story.register.electing, 5.0)
+    story.until("n1 has sealed", lambda: n1.server is not None, 8.0)
+    assert n1.agent is not None
+    state = n1.agent.state
+    story.dcs.forget()
+    story.until("n1 sees it", lambda: state.register_lost, 5.0)
+    assert state.register is not None
+    n1.agent.post(RestoreDcs(state.register.seq))
+    story.until("it is back", lambda: story.dcs.register is not None, 5.0)
+    n1.leave()
+    story.run(6.0)
+    assert story.register.primary.name != "n2"

@@ -31,7 +31,7 @@ from pgregent.api import server as rest
 from pgregent.api import status
 from pgregent.api.node import Node
 from pgregent.api.operate import Operate
-from pgregent.config.dynamic import Dcs, unsupported
+from pgregent.config.dynamic import Dcs
 from pgregent.config.load import Loaded
 from pgregent.config.lockfile import hold_lock
 from pgregent.config.schema import AgentConfig
@@ -131,9 +131,6 @@ def _make_dir(directory: Path) -> None:
 
 
 def _settings(config: AgentConfig, dynamic: Dcs) -> Settings:
-    wrong = [f"the dynamic configuration: {key}: {text}" for key, text in unsupported(dynamic)]
-    if wrong:
-        raise Refused("\n".join(wrong))
     own, count = config.pgregent, dynamic.synchronous_node_count
     address, api = config.postgresql.address, config.restapi.address
     return Settings(

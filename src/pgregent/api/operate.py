@@ -19,8 +19,8 @@ _BODY_S = 2.0
 
 class Operate:
     """Requests are signed with `key`; what is done is told to the core by `post`. Answers 202 when
-    it was begun, 401 to whoever does not hold the key, 400 to a body that is not understood, and
-    409 with the reason when it is refused."""
+    it was begun, 401 to whoever does not hold the key, 400 to a body that is not understood, 408
+    to one that does not come, and 409 with the reason when it is refused."""
 
     def __init__(self, state: State, key: bytes, post: Callable[[Event], None]) -> None:
         self._state, self._key, self._post = state, key, post
@@ -33,14 +33,14 @@ class Operate:
         ]
 
     async def _switchover(self, request: web.Request) -> web.Response:
-        asked = await self._asked(request, "term", "candidate")
-        switchover = Switchover(int(asked["term"]), str(asked["candidate"]))
+        asked = await self._asked(request, term=int, candidate=str)
+        switchover = Switchover(asked["term"], asked["candidate"])
         refusal = switchover_refusal(self._state, switchover)
         return self._begin(switchover, refusal)
 
     async def _restore(self, request: web.Request) -> web.Response:
-        asked = await self._asked(request, "seq")
-        seq, register = int(asked["seq"]), self._state.register
+        asked = await self._asked(request, seq=int)
+        seq, register = asked["seq"], self._state.register
         refusal = ""
         if not self._state.register_lost:
             refusal = "its DCS does not show less than it has seen: there is nothing to restore"
@@ -54,13 +54,23 @@ class Operate:
         self._post(event)
         return web.json_response({"begun": True}, status=202)
 
-    async def _asked(self, request: web.Request, *keys: str) -> dict[str, Any]:
-        async with asyncio.timeout(_BODY_S):
-            body = await request.read()
+    async def _asked(self, request: web.Request, **expected: type) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(_BODY_S):
+                body = await request.read()
+        except TimeoutError as error:
+            why = f"the body has not come within {_BODY_S:g} s"
+            raise web.HTTPRequestTimeout(reason=why) from error
         if not is_signed(self._key, request.path, body, request.headers.get(HEADER, "")):
             raise web.HTTPUnauthorized(reason="the request is not signed with the cluster's key")
         try:
             asked = cast(dict[str, Any], json.loads(body))
-            return {key: asked[key] for key in keys}
-        except (ValueError, KeyError, TypeError) as error:
-            raise web.HTTPBadRequest(reason=f"expected JSON with {', '.join(keys)}") from error
+            found = {key: asked[key] for key in expected}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            found = dict[str, Any]()
+        # Not isinstance: true and false would be whole numbers.
+        if {key: type(value) for key, value in found.items()} != expected:
+            kinds = {int: "a whole number", str: "a text"}
+            words = (f"{key} ({kinds[kind]})" for key, kind in expected.items())
+            raise web.HTTPBadRequest(reason=f"expected JSON with {', '.join(words)}")
+        return found

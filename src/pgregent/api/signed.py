@@ -17,4 +17,4 @@ def sign(key: bytes, path: str, body: bytes) -> str:
 
 def is_signed(key: bytes, path: str, body: bytes, header: str) -> bool:
     """Whether the sender holds the key."""
-    return hmac.compare_digest(sign(key, path, body).encode(), header.encode())
+    return hmac.compare_digest(sign(key, path, body).encode(), header.encode(errors="replace"))

@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,9 +40,8 @@ def complete_cluster(cluster: ClusterDir) -> ClusterDir:
     _make_secrets(cluster)
     for node in cluster.nodes:
         _make_node(cluster, node.name, owner)
-    for node in cluster.nodes:
-        _check_agent_file(cluster, node.name)
-    return cluster
+    holds = {node.name: _checked_file(cluster, node.name) for node in cluster.nodes}
+    return _with_hold_timeout(cluster, holds)
 
 
 def can_enter(owner: Owner, directory: Path) -> bool:
@@ -121,7 +121,8 @@ def _make_node(cluster: ClusterDir, name: str, owner: Owner | None) -> None:
         write_file(file, moved)
 
 
-def _check_agent_file(cluster: ClusterDir, name: str) -> None:
+def _checked_file(cluster: ClusterDir, name: str) -> float:
+    """Check that its agent.yml is of this cluster; returns its pgregent.hold_timeout."""
     file, node = cluster.agent_file(name), cluster.node(name)
     config = load_config(file)
     pairs: list[tuple[str, object, object]] = [
@@ -138,3 +139,19 @@ def _check_agent_file(cluster: ClusterDir, name: str) -> None:
                 f"{file}: {key} is {found}, but {expected} in {cluster.path}: put that back"
                 " (was the directory moved or copied?)"
             )
+    return config.pgregent.hold_timeout
+
+
+def _with_hold_timeout(cluster: ClusterDir, holds: Mapping[str, float]) -> ClusterDir:
+    """The gate is one, and its setting stands in every agent.yml: where the users change it."""
+    first, *others = holds
+    for name in others:
+        if holds[name] != holds[first]:
+            raise Refused(
+                f"{cluster.agent_file(name)}: pgregent.hold_timeout is {holds[name]:g}, but "
+                f"{holds[first]:g} in {cluster.agent_file(first)}: give the same in all of them"
+            )
+    if holds[first] != cluster.hold_timeout:
+        cluster = replace(cluster, hold_timeout=holds[first])
+        save_cluster(cluster)
+    return cluster

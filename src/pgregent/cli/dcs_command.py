@@ -1,11 +1,14 @@
 """`pgregent dcs`: the store that agents agree through."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgregent.cli.target import Target, ask_or_fail, find_target, target_options
 from pgregent.core.errors import Refused
+
+if TYPE_CHECKING:
+    from pgregent.cli.statuses import Statuses
 
 
 @click.group("dcs")
@@ -36,10 +39,20 @@ def restore(
         raise Refused(f"{chosen} has no copy of the register: name another with --member")
     if not status["dcs"].get("lost"):
         raise Refused(f"{chosen}: its DCS does not show less than it has seen: nothing to restore")
-    _explain(chosen, status, statuses.silent)
+    _explain(chosen, status, _silent(register, statuses))
     if not accept_loss:
         raise Refused("nothing was changed; with --accept-loss this copy is written again")
     _restore(target, chosen, register["seq"])
+
+
+def _silent(register: Any, statuses: "Statuses") -> list[str]:
+    """Who does not answer of those who are known, and of those whom this copy names: the address
+    of a member may have been in the DCS only."""
+    named = {register["primary"]["name"]}
+    for rule in register["rules"]:
+        named |= {m["name"] for m in (rule["writer"], *rule["members"])}
+    answering = {name for name, status in statuses.by_node.items() if status is not None}
+    return sorted((named | statuses.by_node.keys()) - answering)
 
 
 def _explain(chosen: str, status: Any, silent: list[str]) -> None:
@@ -48,9 +61,10 @@ def _explain(chosen: str, status: Any, silent: list[str]) -> None:
     click.echo(f"the copy of {chosen}: term {register['term']}, primary {primary}")
     click.echo(f"it is not written again by itself: {status['dcs']['lost']}")
     if silent:
+        names = " or ".join(silent)
         click.echo(
-            f"what can be lost: commits that only {' or '.join(silent)} have, if one of them was "
-            "made primary later than this copy knows, or acknowledged alone"
+            f"what can be lost: commits that only {names} has, if it was made primary later than "
+            f"this copy knows, or acknowledged alone; make sure first that {names} is stopped"
         )
     else:
         click.echo("all members that are known answer: nothing that they acknowledged can be lost")

@@ -56,9 +56,8 @@ def command() -> None:
     "--hold",
     metavar="SECONDS",
     type=float,
-    default=15.0,
-    show_default=True,
-    help="How long a new connection waits while there is no server.",
+    help="How long a new connection waits while there is no server "
+    "[default: pgregent.hold_timeout of the files].",
 )
 @click.option("-o", "--output", metavar="OUT", help="Write to this file, not to stdout.")
 def config_command(
@@ -69,7 +68,7 @@ def config_command(
     stats_port: tuple[int, ...],
     check_port: int,
     socket: str,
-    hold: float,
+    hold: float | None,
     output: str | None,
 ) -> None:
     """Write haproxy.cfg."""
@@ -77,8 +76,11 @@ def config_command(
     from pgregent.cli.cluster_dir import write_file
     from pgregent.core.errors import Refused
 
+    configs = _load(files)
+    if hold is None:
+        hold = _hold_timeout(files, configs)
     entry = Entry(port, ro_port, stats_port, check_port, socket, hold)
-    text = render(_nodes(_load(files)), entry)
+    text = render(_nodes(configs), entry)
     if output is None:
         click.echo(text, nl=False)
         return
@@ -130,6 +132,19 @@ def _load(files: tuple[str, ...]) -> list[AgentConfig]:
                 f"{files[0]}, expected the same for all members"
             )
     return configs
+
+
+def _hold_timeout(files: tuple[str, ...], configs: list[AgentConfig]) -> float:
+    from pgregent.core.errors import Refused
+
+    expected = configs[0].pgregent.hold_timeout
+    for file, config in zip(files, configs, strict=True):
+        if config.pgregent.hold_timeout != expected:
+            raise Refused(
+                f"{file}: pgregent.hold_timeout: found {config.pgregent.hold_timeout:g}, expected "
+                f"{expected:g} as in {files[0]}: give the same in all files, or --hold"
+            )
+    return expected
 
 
 def _nodes(configs: list[AgentConfig]) -> list[Node]:

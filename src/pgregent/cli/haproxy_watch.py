@@ -73,7 +73,10 @@ async def _run(nodes: tuple[Node, ...], key: bytes, runtime: str) -> int:
     patient_until = time.monotonic() + STALE_AFTER
 
     def take(routes: Routes) -> None:
+        nonlocal patient_until
         heard = feed.heard_lately()
+        if not heard:
+            patient_until = time.monotonic() + STALE_AFTER
         # Who has not been heard yet is not gone: its sessions must not be cut.
         early = len(heard) < len(nodes) and time.monotonic() < patient_until
         telling.routes(None if early or not heard else routes)

@@ -83,6 +83,8 @@ def _of_file(path: Path) -> Target:
     }
     agents.update(asyncio.run(_in_dcs(config)))
     agents[config.name] = (own.host, own.port)
+    # A DCS that is away, or was emptied, names nobody: those who answer know of others.
+    agents = {**asyncio.run(_told_by(agents)), **agents}
     password = config.postgresql.authentication.replication.password
     return Target(config.scope, agents, password.get_secret_value)
 
@@ -109,6 +111,17 @@ async def _in_dcs(config: "AgentConfig") -> Agents:
             if address is not None:
                 found[record.incarnation.name] = address
     return found
+
+
+async def _told_by(agents: Agents) -> Agents:
+    """The members that these agents know of. Takes at most a second."""
+    from pgregent.agent.loop import api_address
+    from pgregent.cli.statuses import fetch_statuses
+
+    answers = (await fetch_statuses(agents)).by_node.values()
+    members = (m for answer in answers if answer for m in answer.get("members") or ())
+    found = {m["name"]: api_address(str(m.get("api_url"))) for m in members}
+    return {name: address for name, address in found.items() if address is not None}
 
 
 def ask(target: Target) -> "Statuses":

@@ -121,7 +121,7 @@ def _warning(name: str, value: str, names: set[str], local: bool) -> str | None:
                 "write that instead"
             )
         case "unix_socket_directories" if any(
-            not d.strip().startswith(("/", "@")) for d in value.split(",") if d.strip()
+            not d.strip().startswith(("/", "@", "..")) for d in value.split(",") if d.strip()
         ):
             return (
                 "in the data directory a socket keeps pg_rewind from working: it is put into "

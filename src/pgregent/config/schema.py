@@ -201,7 +201,8 @@ class Pgregent(Section):
     )
     hold_timeout: Annotated[float, seconds(0, 600)] = Field(
         default=15.0,
-        description="how long the entry point holds a connection while there is no primary",
+        description="how long the entry point holds a connection while there is no primary; the "
+        "same in all members' files",
     )
     peers: Mapping[Name, Address] = Field(
         default={},

@@ -20,6 +20,7 @@ _INITDB_OWN = frozenset(
     {"pgdata", "pwfile", "pwprompt", "username", "no-sync", "nosync", "sync-only", "no-clean"}
     | {"waldir", "version", "show", "auth", "auth-host", "auth-local"}
 )
+_SEGMENT_SIZE = "wal-segsize"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +241,11 @@ def _initdb(value: object) -> tuple[str, ...]:
         name, text = next(iter(entries.items()))
         if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z-]*", name):
             raise ValueError(expected)
-        if name in _INITDB_OWN:
+        # initdb takes the beginning of an option's name for the whole.
+        if any(own.startswith(name) for own in _INITDB_OWN):
             raise ValueError(f"initdb's options without {name!r}, which pgregent sets itself")
+        if _SEGMENT_SIZE.startswith(name) and str(text) != "16":
+            raise ValueError(f"initdb's options without {name!r}: only 16 MB is supported")
         options.append(f"--{name}={parameter_text(text)}" if text != "" else f"--{name}")
     return tuple(options)
 

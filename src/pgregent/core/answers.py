@@ -81,6 +81,8 @@ def _conclude(
             _forget_server(state)
         case Start(term, rule, upstream):
             state.began, state.server_started_at = True, state.now
+            # What the guard was told while nothing ran did not count.
+            state.deadline_told_at = float("-inf")
             _apply(state, rule)
             if upstream is not None:
                 why = f"streams from {upstream.name} in term {term}"

@@ -120,7 +120,9 @@ def desired_rule(state: State) -> tuple[Rule, str]:
         missing = state.now - since
         if _may_leave(state, member, missing, met):
             members.discard(member)
-            why.append(f"{member.name} is gone")
+            why.append(
+                f"{member.name} {'is gone' if _syncs(state, member) else 'is tagged nosync'}"
+            )
     for member in sorted(streaming - members):
         members.add(member)
         why.append(f"{member.name} streams")
@@ -128,10 +130,17 @@ def desired_rule(state: State) -> tuple[Rule, str]:
     return (wanted, " and ".join(why) or "the settings changed")
 
 
+def _syncs(state: State, member: Incarnation) -> bool:
+    peer = state.peers.get(member.name)
+    return peer is None or peer.record is None or peer.record.sync
+
+
 def _may_leave(state: State, member: Incarnation, missing: float, met: bool) -> bool:
     peer = state.peers.get(member.name)
     record = peer.record if peer is not None else None
     if record is not None and (record.incarnation != member or record.leaving):
+        return True
+    if not _syncs(state, member):
         return True
     if met:
         return missing >= state.settings.standby_grace

@@ -31,7 +31,7 @@ def suspicion(state: State) -> Suspicion | None:
     name, term = register.primary.name, register.term
     peer = state.peer(name)
     record = peer.record
-    if record is not None and not peer.closed:
+    if record is not None and not peer.closed and peer.heard_at >= state.started_at:
         if record.incarnation != register.primary:
             return Suspicion(term, True, f"{name} was made anew and no longer has the cluster")
         if record.down:

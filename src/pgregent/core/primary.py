@@ -11,7 +11,7 @@ from pgregent.core.durability import (
     streaming_members,
     synchronous_standby_names,
 )
-from pgregent.core.effects import ApplyRule, Promote, Slots, Start, Stop
+from pgregent.core.effects import ApplyRule, Checkpoint, Promote, Slots, Start, Stop
 from pgregent.core.election import cancel, elect
 from pgregent.core.lease import authority_until, has_authority
 from pgregent.core.plan import commit_barrier, do, probe, write
@@ -100,7 +100,7 @@ def _in_office(state: State, register: Register) -> None:
 def _apply(state: State, rule: Rule) -> None:
     empty = not synchronous_standby_names(rule)
     effect = ApplyRule(rule, checkpoint=state.names_were_empty and not empty)
-    do(state, effect, preempt=isinstance(state.pg, ApplyRule))
+    do(state, effect, preempt=isinstance(state.pg, ApplyRule | Checkpoint))
 
 
 def _with_start(state: State, register: Register) -> Register:

@@ -132,6 +132,8 @@ def _absorb(state: State, event: Event) -> None:
         case RestoreDcs(seq):
             restore_by_operator(state, seq)
         case Leave(cluster):
+            if state.leaving is Leaving.NO and state.switchover is None:
+                state.checkpointed = False
             state.leaving_since = min(state.leaving_since, state.now)
             state.leaving = Leaving.CLUSTER if cluster else Leaving.NODE
 

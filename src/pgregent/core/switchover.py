@@ -130,15 +130,27 @@ def begin_switchover(state: State, asked: Switchover) -> None:
 def plan_switchover(state: State, asked: Switchover) -> bool:
     """One step of it; False once it is over: then the member does what it does anyway."""
     register = state.register
-    over = register is None or register.electing or not state.is_primary
-    if not over and register is not None and register.term == asked.term:
-        if state.postgres.state is PgState.PRIMARY:
-            if candidate(state) is not None or isinstance(state.pg, Stop):
-                _stop_to_hand_over(state, "switchover")
-                return True
-            state.announce("refused", "switchover: its candidate cannot take over any more")
-        elif state.postgres.state is PgState.STOPPED and _hand_over(state, register):
+    if register is None or not state.is_primary or register.term != asked.term:
+        return _end_switchover(state, "")
+    if register.electing:
+        return _end_switchover(state, "an election has begun")
+    match state.postgres.state:
+        case PgState.PRIMARY if candidate(state) is not None or isinstance(state.pg, Stop):
+            _stop_to_hand_over(state, "switchover")
             return True
+        case PgState.UNKNOWN if isinstance(state.pg, Checkpoint | Stop):
+            return True
+        case PgState.STOPPED if _hand_over(state, register):
+            return True
+        case PgState.PRIMARY:
+            return _end_switchover(state, "its candidate cannot take over any more")
+        case _:
+            return _end_switchover(state, state.why)
+
+
+def _end_switchover(state: State, why: str) -> bool:
+    if why:
+        state.announce("refused", f"switchover: given up: {why}")
     state.switchover, state.holding = None, False
     return False
 
@@ -156,7 +168,8 @@ def _hand_over(state: State, register: Register) -> bool:
     if postgres.disk_timeline == 0:
         return True
     heir = candidate(state)
-    if not postgres.clean or heir is None:
+    whole = postgres.clean and postgres.checkpoint_lsn and postgres.disk_timeline == register.term
+    if not whole or heir is None:
         return False
     state.why = f"waiting for {heir.incarnation.name} to have the shutdown checkpoint"
     if heir.replay_lsn > postgres.checkpoint_lsn:

@@ -160,6 +160,7 @@ class Postgres:
     """Stopped: the newest timeline with a real history file or in the control file."""
     clean: bool = False
     checkpoint_lsn: int = 0
+    """Stopped: where a primary's shutdown checkpoint is, the last record of its log; else 0."""
     answered_at: float = 0.0
     system_id: str = ""
     newest_history: int = 0

@@ -87,6 +87,8 @@ class HaproxyEntry:
     def set_routes(self, routes: Routes | None) -> None:
         """What holds from now on; None: nothing is known, HAProxy's own checks decide."""
         if routes is None:
+            # What happened meanwhile is not known: whose sessions may stay is learned anew.
+            self._table, self._term = RouteTable(0), {}
             said = None
         else:
             self._note(routes)

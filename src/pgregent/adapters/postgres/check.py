@@ -49,8 +49,14 @@ def check_data_dir(data_dir: Path, bin_dir: Path, system_id: str) -> None:
             f"data_dir {data_dir}: found PostgreSQL {found}'s files, expected {have.major}'s, as "
             f"{bin_dir} has {have}: name that version's bin_dir"
         )
+    control = wal.controldata(bin_dir, data_dir)
+    if control.wal_segment_size != wal.SEGMENT_SIZE:
+        raise Refused(
+            f"data_dir {data_dir}: found WAL segments of {control.wal_segment_size >> 20} MB, "
+            f"expected {wal.SEGMENT_SIZE >> 20} MB: other sizes are not supported"
+        )
     if system_id:
-        identifier = str(wal.controldata(bin_dir, data_dir).system_identifier)
+        identifier = str(control.system_identifier)
         if identifier != system_id:
             raise Refused(
                 f"data_dir {data_dir}: found system identifier {identifier}, expected {system_id}: "

@@ -371,6 +371,7 @@ def _death(state_dir: Path, code: int) -> str:
     return f"ended at once with exit code {code}"
 
 
+PID_FILE_COPY = "postmaster.pid"
 _spawned: "list[subprocess.Popen[bytes]]" = []
 
 
@@ -531,22 +532,40 @@ def _belongs(pid: int, process: _Process, directory: os.stat_result, segment: in
         return False  # gone meanwhile
 
 
-def remove_stale_pid_file(data_dir: Path) -> None:
-    """Remove a postmaster.pid whose number a process has that is none of this data directory.
+def remember_pid_file(data_dir: Path, state_dir: Path) -> None:
+    """Keep which postmaster.pid the guard's own server wrote. Raises OSError, as when none is there
+    yet."""
+    head = _pid_file_head(data_dir)
+    if head:
+        (state_dir / PID_FILE_COPY).write_bytes(head)
 
-    PostgreSQL would take that one for a running postmaster. In a container that was started again
-    the few numbers repeat. Raises Unavailable.
+
+def remove_stale_pid_file(data_dir: Path, state_dir: Path) -> None:
+    """Remove a postmaster.pid that the guard's own server left, when nothing of that server lives
+    and its number belongs to another process now. Raises Unavailable.
+
+    PostgreSQL would take that process for a running postmaster: in a container that was started
+    again the few numbers repeat. One that somebody else's server wrote is left alone: it may run
+    where its processes cannot be seen from here.
     """
     pid, segment = _pid_file(data_dir)
     process = None if pid is None else _process(pid)
     if process is None or (segment is not None and _attached_count(segment) > 0):
         return
     try:
-        if not os.path.samestat(Path(f"/proc/{pid}/cwd").stat(), data_dir.stat()):
+        ours = (state_dir / PID_FILE_COPY).read_bytes() == _pid_file_head(data_dir)
+        works_here = os.path.samestat(Path(f"/proc/{pid}/cwd").stat(), data_dir.stat())
+        if ours and not works_here:
             (data_dir / "postmaster.pid").unlink()
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EACCES):
             raise Unavailable("guard", f"{data_dir}/postmaster.pid: {error.strerror}") from error
+
+
+def _pid_file_head(data_dir: Path) -> bytes:
+    """Its pid, directory and start time; empty while it is being written."""
+    lines = (data_dir / "postmaster.pid").read_bytes().splitlines(keepends=True)[:3]
+    return b"".join(lines) if len(lines) == 3 else b""
 
 
 def _pid_file(data_dir: Path) -> tuple[int | None, int | None]:

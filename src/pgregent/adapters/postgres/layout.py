@@ -116,7 +116,10 @@ class ServerConfig:
         if directory.startswith("@"):
             return directory
         resolved = Path(os.path.normpath(self.data_dir / directory))
-        return str(self.socket_dir) if resolved.is_relative_to(self.data_dir) else directory
+        if not resolved.is_relative_to(self.data_dir):
+            return directory
+        # Relative, since a socket's path has to be short; PostgreSQL works in its data directory.
+        return os.path.relpath(self.socket_dir, self.data_dir)
 
     def all_parameters(self, cluster_name: str) -> dict[str, Value]:
         """The static part of postgresql.conf."""

@@ -122,7 +122,8 @@ class Observer:
             PgState.STOPPED,
             disk_timeline=max(control.timeline, control.min_recovery_end_timeline),
             clean=control.shut_down,
-            checkpoint_lsn=control.checkpoint_lsn,
+            # Shut down in recovery, the last checkpoint is not the end of the log.
+            checkpoint_lsn=control.checkpoint_lsn if control.state == "shut down" else 0,
             system_id=str(control.system_identifier),
             newest_history=wal.newest_history(config.data_dir),
         )

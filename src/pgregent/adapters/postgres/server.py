@@ -19,6 +19,7 @@ from pgregent.adapters.postgres.guard_client import (
     Guard,
     GuardEvent,
     GuardLost,
+    remember_pid_file,
     remove_stale_pid_file,
 )
 from pgregent.adapters.postgres.layout import DEFAULT_HBA, ServerConfig, slot_name
@@ -166,6 +167,8 @@ class LocalServer:
         self._observer.postmaster = started.pid
         until = time.monotonic() + config.start_timeout
         while not await self._observer.answers():
+            with contextlib.suppress(OSError):
+                remember_pid_file(config.data_dir, config.state_dir)
             if self._observer.postmaster != started.pid:
                 # `on_exit` has said so, and what follows from it takes the place of this.
                 await asyncio.sleep(5.0)
@@ -173,12 +176,14 @@ class LocalServer:
             if time.monotonic() > until:
                 raise Unavailable("postgres", f"not started in {config.start_timeout:.0f} s")
             await asyncio.sleep(0.02)
+        with contextlib.suppress(OSError):
+            remember_pid_file(config.data_dir, config.state_dir)
 
     def _prepare_start(
         self, label: str, names: str, upstream: Upstream | None, standby: bool
     ) -> None:
         config, owner, data = self.config, self.config.owner, self.config.data_dir
-        remove_stale_pid_file(data)
+        remove_stale_pid_file(data, config.state_dir)
         self._make_socket_dir()
         render.keep_base(data, owner)
         render.strip_auto_conf(data, owner)
@@ -195,7 +200,7 @@ class LocalServer:
 
     def _make_socket_dir(self) -> None:
         config, directory = self.config, self.config.socket_dir
-        if str(directory) in config.socket_directories:
+        if os.path.relpath(directory, config.data_dir) in config.socket_directories:
             directory.mkdir(mode=0o755, exist_ok=True)
             if config.owner is not None:
                 os.chown(directory, config.owner.uid, config.owner.gid)
@@ -441,7 +446,7 @@ class LocalServer:
         """See the port."""
         config = self.config
         await self._checkpoint_at(source)
-        await self._files(remove_stale_pid_file, config.data_dir)
+        await self._files(remove_stale_pid_file, config.data_dir, config.state_dir)
         outcome = await tools.rewind(
             config.bin_dir,
             config.data_dir,
