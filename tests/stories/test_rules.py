@@ -1,5 +1,7 @@
 """The durability rule follows the standbys, and is changed jointly."""
 
+from dataclasses import replace
+
 from tests.stories.story import Story
 
 
@@ -118,3 +120,13 @@ def test_two_standbys_have_to_confirm() -> None:
     story["n1"].start_agent()
     story["n2"].start_agent()
     story.well()
+
+
+def test_member_that_is_tagged_nosync_leaves_the_rule_at_once() -> None:
+    story = Story(standby_grace=60.0)
+    node = story["n3"]
+    node.settings = replace(node.settings, nosync=True)
+    node.kill_agent()
+    node.start_agent()
+    story.until("n3 is not waited for", lambda: story.rule() == "ANY 1 (n2)", 5.0)
+    story.expect("n1 rule")
