@@ -110,8 +110,8 @@ def switchover_refusal(state: State, asked: Switchover) -> str:
     state.switchover = asked
     heir, state.switchover = candidate(state), None
     if heir is None:
-        who = asked.candidate or "no standby"
-        return f"{who} can take over now (in the rule, eligible, running and heard lately)"
+        who = f"{asked.candidate} cannot" if asked.candidate else "no standby can"
+        return f"{who} take over now: that takes one that is eligible, running and heard lately"
     return ""
 
 
