@@ -7,11 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import failover, idle, soak, throughput
+from bench import failover, idle, seed, soak, throughput
 from bench.tables import machine
 from tests.cluster import servers
 
-PARTS = ("failover", "throughput", "idle", "soak")
+PARTS = ("failover", "seed", "throughput", "idle", "soak")
 
 
 def main() -> None:
@@ -32,6 +32,9 @@ def main() -> None:
         faults = {fault.name for fault in failover.FAULTS}
         emit("## How long writes are out\n")
         emit(failover.report(failover.run(bin_dir, rounds, faults)))
+    if "seed" in wanted:
+        emit("## Two nodes on ZooKeeper\n")
+        emit(seed.report(seed.run(bin_dir, rounds, {fault.name for fault in seed.FAULTS})))
     if "throughput" in wanted:
         emit("## Throughput\n")
         emit(throughput.report(throughput.run(bin_dir, 10, 10, 256, 3)))

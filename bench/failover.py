@@ -7,10 +7,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Generic
 
 from bench.floor import Floor, Handover
 from bench.tables import Figures, explained, markdown, say
@@ -28,15 +29,15 @@ from tests.cluster.faults import (
     wait_new_agent,
 )
 from tests.cluster.processes import send
-from tests.cluster.trial import Trial, Trials
+from tests.cluster.trial import C, Trial, Trials
 
 SUSPECT_AFTER_MS = 1000.0
 _FREEZE = 20.0
-_AFTER = 100
+AFTER = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Generic[C]):
     """`inject` returns the moment of the fault once it is over and writes go on.
 
     The goal is `floors` times the floor's median plus `plus_ms` milliseconds; where both are 0, no
@@ -45,7 +46,7 @@ class Fault:
 
     name: str
     title: str
-    inject: Callable[[Trial], float]
+    inject: Callable[[Trial[C]], float]
     floors: int = 0
     plus_ms: float = 0.0
     nodes: int = 3
@@ -59,7 +60,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One fault: milliseconds without an acknowledgement, rows acknowledged, violations."""
+    """One fault: milliseconds without an acknowledgement, rows acknowledged, violations.
+
+    `beside_ms`: the outage at each further entry point, by its name.
+    """
 
     fault: str
     outage_ms: float
@@ -67,17 +71,18 @@ class Round:
     acknowledged: int
     lost: int
     cut: int
+    beside_ms: dict[str, float] = field(default_factory=dict[str, float])
 
 
 def _a(trial: Trial) -> float:
     fault = kill_postgres(trial.cluster, trial.primary)
-    trial.wait_writes(fault, _AFTER)
+    trial.wait_writes(fault, AFTER)
     return fault
 
 
 def _b(trial: Trial) -> float:
     fault = kill_node(trial.cluster, trial.primary)
-    trial.wait_writes(fault, _AFTER)
+    trial.wait_writes(fault, AFTER)
     return fault
 
 
@@ -86,21 +91,21 @@ def _c(trial: Trial) -> float:
     with HeldSession(trial.cluster.dsn) as session:
         fault = kill_at_once([agent])
         wait_new_agent(trial.cluster, trial.primary, agent)
-        trial.wait_writes(time.monotonic(), _AFTER)
+        trial.wait_writes(time.monotonic(), AFTER)
         if not session.intact():
             raise AssertionError("a session was cut")
     return fault
 
 
-def _frozen(trial: Trial, member: str) -> float:
+def freeze(trial: Trial[C], member: str) -> float:
     with frozen(trial.cluster.all_processes_of(member)) as fault:
-        trial.wait_writes(fault, _AFTER)
+        trial.wait_writes(fault, AFTER)
         time.sleep(max(0.0, fault + _FREEZE - time.monotonic()))
     return fault
 
 
 def _d(trial: Trial) -> float:
-    return _frozen(trial, trial.primary)
+    return freeze(trial, trial.primary)
 
 
 def _asked_to_leave(trial: Trial, member: str) -> float:
@@ -108,7 +113,7 @@ def _asked_to_leave(trial: Trial, member: str) -> float:
     fault = time.monotonic()
     send([agent], TERM)
     trial.cluster.wait_gone({agent})
-    trial.wait_writes(time.monotonic(), _AFTER)
+    trial.wait_writes(time.monotonic(), AFTER)
     return fault
 
 
@@ -118,27 +123,27 @@ def _e(trial: Trial) -> float:
 
 def _f_killed(trial: Trial) -> float:
     fault = kill_node(trial.cluster, trial.standbys[0])
-    trial.wait_writes(fault, 4 * _AFTER)
+    trial.wait_writes(fault, 4 * AFTER)
     return fault
 
 
 def _f_frozen(trial: Trial) -> float:
-    return _frozen(trial, trial.standbys[0])
+    return freeze(trial, trial.standbys[0])
 
 
 def _f_asked(trial: Trial) -> float:
     return _asked_to_leave(trial, trial.standbys[0])
 
 
-def _nothing(trial: Trial) -> float:
+def nothing(trial: Trial[C]) -> float:
     moment = time.monotonic()
-    trial.wait_writes(moment, 4 * _AFTER)
+    trial.wait_writes(moment, 4 * AFTER)
     return moment
 
 
 NOISE = "none"
 FAULTS = (
-    Fault(NOISE, "no fault: the noise of this machine", _nothing),
+    Fault(NOISE, "no fault: the noise of this machine", nothing),
     Fault("a", "a: PostgreSQL of the primary killed", _a, 2, 150),
     Fault("b", "b: the primary's whole node killed", _b, 2, 300),
     Fault("c", "c: the primary's agent killed", _c),
@@ -152,18 +157,21 @@ FAULTS = (
 )
 
 
-def measure(trials: Trials, fault: Fault) -> Round:
+def measure(trials: Trials[C], fault: Fault[C]) -> Round:
     """Inject the fault once; the cluster is whole and its rows are checked afterwards."""
     with trials.trial() as trial:
         moment = fault.inject(trial)
         found = trial.outage(moment)
+        entries = trial.cluster.other_entries()
+        beside = {name: trial.outage(moment, name).gap * 1000 for name in entries}
         trial.cluster.wait_healthy(timeout=120)
     for violation in trial.violations:
         say(violation)
     lost = {text.partition(": ")[2] for text in trial.violations if LOST in text}
     acked = sum(attempt.outcome == "ok" for attempt in trial.history)
     cut = len(trial.not_acknowledged())
-    return Round(fault.title, found.gap * 1000, found.resumed_after * 1000, acked, len(lost), cut)
+    times = (found.gap * 1000, found.resumed_after * 1000)
+    return Round(fault.title, *times, acked, len(lost), cut, beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +207,15 @@ HEADER = (
 )
 
 
-def report(result: Result) -> str:
+def report(result: Result, faults: Sequence[Fault[Any]] = FAULTS) -> str:
     """Return the Markdown table; `met` counts the rounds that reached the goal."""
     totals = [handover.total for handover in result.floor]
     acked = sum(handover.acknowledged for handover in result.floor)
     lost = sum(handover.lost for handover in result.floor)
     title = "the floor: plain PostgreSQL, handed over by a script"
-    noise = max((r.outage_ms for r in result.rounds if r.fault == FAULTS[0].title), default=0.0)
+    noise = max((r.outage_ms for r in result.rounds if r.fault == faults[0].title), default=0.0)
     rows = [[title, *Figures(totals).cells(), "-", "-", str(acked), str(lost), "-"]]
-    for fault in FAULTS:
+    for fault in faults:
         rounds = [r for r in result.rounds if r.fault == fault.title]
         if not rounds:
             continue

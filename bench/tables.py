@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.checkers import median, percentile
-from tests.cluster.cluster import Cluster
+from tests.cluster.nodes import Nodes
 
 
 def say(text: str) -> None:
@@ -19,7 +19,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def explained(cluster: Cluster) -> Generator[None]:
+def explained(cluster: Nodes) -> Generator[None]:
     """Show the ends of the cluster's logs where a measurement fails."""
     try:
         yield

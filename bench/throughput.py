@@ -21,7 +21,8 @@ from psycopg.conninfo import conninfo_to_dict
 from bench.tables import explained, markdown, say
 from tests.cluster import servers
 from tests.cluster.checkers import median
-from tests.cluster.cluster import Cluster, clean_environment
+from tests.cluster.cluster import Cluster
+from tests.cluster.command import clean_environment
 from tests.cluster.plain import free_port
 from tests.cluster.processes import wait_for
 

@@ -84,11 +84,11 @@ def late_acknowledgements(history: Iterable[Attempt]) -> list[str]:
     return found
 
 
-def shared_terms(history: Iterable[Attempt], through_entry: str) -> list[str]:
+def shared_terms(history: Iterable[Attempt], *through_entry: str) -> list[str]:
     """A term has one writer: two nodes reached directly never acknowledge in one timeline."""
     writers: dict[int, set[str]] = {}
     for ack in acknowledged(history):
-        if ack.path != through_entry and ack.timeline is not None:
+        if ack.path not in through_entry and ack.timeline is not None:
             writers.setdefault(ack.timeline, set()).add(ack.path)
     return [
         f"term {term} had {len(paths)} writers: {', '.join(sorted(paths))}"

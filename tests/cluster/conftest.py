@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.cluster import servers
 from tests.cluster.cluster import Cluster
+from tests.cluster.nodes import Nodes
 from tests.cluster.plain import PlainCluster
-from tests.cluster.trial import Trials
+from tests.cluster.trial import Keeper, Trials
 
 
 @pytest.fixture(scope="session")
@@ -24,41 +25,12 @@ def bin_dir() -> Path:
         pytest.skip(str(error))
 
 
-class Keeper:
-    """A cluster for the tests of a module; a new one where a test left it broken."""
-
-    def __init__(self, bin_dir: Path, nodes: int) -> None:
-        self._bin_dir = bin_dir
-        self._nodes = nodes
-        self._trials: Trials | None = None
-
-    def trials(self) -> Trials:
-        if self._trials and self._broken(self._trials.cluster):
-            self.close()
-        if not self._trials:
-            cluster = Cluster(self._bin_dir, self._nodes).__enter__()
-            self._trials = Trials(cluster)
-            cluster.wait_healthy()
-        return self._trials
-
-    def _broken(self, cluster: Cluster) -> bool:
-        try:
-            cluster.wait_healthy(timeout=5)
-        except AssertionError:
-            return True
-        return False
-
-    def close(self) -> None:
-        trials, self._trials = self._trials, None
-        if trials:
-            trials.cluster.close()
-
-
 @pytest.fixture(scope="module")
 def keeper(request: pytest.FixtureRequest, bin_dir: Path) -> Iterator[Keeper]:
     """Three nodes, or as many as the module's NODES says."""
     module = cast(object, request.module)  # pyright: ignore[reportUnknownMemberType]
-    found = Keeper(bin_dir, int(getattr(module, "NODES", 3)))
+    nodes = int(getattr(module, "NODES", 3))
+    found = Keeper(lambda: Cluster(bin_dir, nodes))
     yield found
     found.close()
 
@@ -84,7 +56,7 @@ def pytest_runtest_makereport(
     if report.when == "call" and report.failed:
         arguments: dict[str, object] = getattr(item, "funcargs", {})
         for argument in arguments.values():
-            cluster = argument.cluster if isinstance(argument, Trials) else argument
-            if isinstance(cluster, Cluster):
+            cluster = getattr(argument, "cluster", argument)
+            if isinstance(cluster, Nodes):
                 report.sections.append(("logs of the cluster", cluster.tail()))
     return report

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 
 from tests.cluster.cluster import Cluster
+from tests.cluster.nodes import Nodes
 from tests.cluster.processes import send, titled, wait_for
 
 KILL, STOP, CONT, TERM = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT, signal.SIGTERM
@@ -23,13 +24,13 @@ def some(pid: int | None, what: str) -> int:
     return pid
 
 
-def kill_postgres(cluster: Cluster, name: str) -> float:
+def kill_postgres(cluster: Nodes, name: str) -> float:
     """SIGKILL the postmaster and its children; return the moment before the first signal."""
     postmaster = cluster.postmaster(name)
     return kill_at_once([postmaster, *(cluster.postgres_processes(name) - {postmaster})])
 
 
-def kill_node(cluster: Cluster, name: str) -> float:
+def kill_node(cluster: Nodes, name: str) -> float:
     """SIGKILL agent, guard and PostgreSQL."""
     node = cluster.node(name)
     first = [some(node.agent, "agent"), some(node.guard, "guard")]
@@ -94,7 +95,7 @@ def diverge(cluster: Cluster, primary: str, megabytes: int = 48, checkpoint: boo
         superuser.close()
 
 
-def lose_wal(cluster: Cluster, name: str, keep_recovery: bool) -> int:
+def lose_wal(cluster: Nodes, name: str, keep_recovery: bool) -> int:
     """Delete a stopped server's WAL: all, or all that its own crash recovery does not need.
 
     Either way pg_rewind cannot find the last common checkpoint. Return how many were deleted.
@@ -144,7 +145,7 @@ class HeldSession:
             return False
 
 
-def wait_new_agent(cluster: Cluster, name: str, old: int, timeout: float = 30.0) -> int:
+def wait_new_agent(cluster: Nodes, name: str, old: int, timeout: float = 30.0) -> int:
     """Wait until the member has another agent than `old`; return its pid."""
 
     def new() -> int | None:

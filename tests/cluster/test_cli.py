@@ -13,7 +13,8 @@ import pytest
 import yaml
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.cluster.cluster import COMMAND, Cluster, Finished, clean_environment, run_cli
+from tests.cluster.cluster import Cluster
+from tests.cluster.command import COMMAND, Finished, clean_environment, run_cli
 from tests.cluster.faults import kill_at_once
 from tests.cluster.plain import as_postgres, make_directory
 from tests.cluster.processes import belonging_to, command_line, environment, kill_all_of

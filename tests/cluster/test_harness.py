@@ -11,8 +11,9 @@ import psycopg
 import pytest
 
 from tests.cluster.checkers import acknowledged, lost_or_repeated, outage
-from tests.cluster.cluster import Cluster, Events, password_in
+from tests.cluster.cluster import Cluster, password_in
 from tests.cluster.faults import CONT, STOP, HeldSession, frozen, locked
+from tests.cluster.nodes import Events
 from tests.cluster.plain import PlainCluster, PlainServer, make_directory, require
 from tests.cluster.processes import alive, belonging_to, kill_all_of, send, titled, wait_for
 from tests.cluster.rawpq import DefiniteError, InDoubtError, Session

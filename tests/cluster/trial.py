@@ -4,8 +4,10 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic
 
 import psycopg
+from typing_extensions import TypeVar
 
 from tests.cluster.checkers import (
     Attempt,
@@ -16,17 +18,19 @@ from tests.cluster.checkers import (
     outage,
     shared_terms,
 )
-from tests.cluster.cluster import Cluster, Event
+from tests.cluster.cluster import Cluster
+from tests.cluster.nodes import Event, Nodes
 from tests.cluster.processes import wait_for
 from tests.cluster.writers import CREATE, ENTRY, TABLE, Writers
 
+C = TypeVar("C", bound=Nodes, default=Cluster)
 _ENOUGH = 50
 
 
-class Trial:
+class Trial(Generic[C]):
     """What a test sees of one fault. `fault` is set by the test: time.monotonic() seconds."""
 
-    def __init__(self, cluster: Cluster, writers: Writers, primary: str) -> None:
+    def __init__(self, cluster: C, writers: Writers, primary: str) -> None:
         self.cluster = cluster
         self.primary = primary
         self.standbys = sorted(name for name in cluster.members if name != primary)
@@ -59,10 +63,12 @@ class Trial:
         )
 
     def wait_writes(self, since: float, count: int = _ENOUGH, timeout: float = 60.0) -> None:
-        """Wait until `count` attempts that began after `since` were acknowledged by the entry."""
+        """Wait until `count` attempts that began after `since` were acknowledged by the entry, and
+        as many by each further one."""
+        entries = (ENTRY, *self.cluster.other_entries())
 
         def enough() -> bool:
-            return self._writers.acknowledged_since(since) >= count
+            return all(self._writers.acknowledged_since(since, e) >= count for e in entries)
 
         try:
             wait_for(f"{count} acknowledgements through the entry point", enough, timeout=timeout)
@@ -70,30 +76,30 @@ class Trial:
             last = [a for a in self.history if a.path == ENTRY][-1:]
             raise AssertionError(f"{error}; last attempt: {last}") from None
 
-    def outage(self, fault: float) -> Outage:
+    def outage(self, fault: float, path: str = ENTRY) -> Outage:
         """Return the silence at the entry point around the fault."""
-        return outage(self.history, ENTRY, fault, time.monotonic())
+        return outage(self.history, path, fault, time.monotonic())
 
     def not_acknowledged(self, path: str = ENTRY) -> list[Attempt]:
         """Return the attempts on a path that were refused or are in doubt."""
         return [a for a in self.history if a.path == path and a.outcome != "ok"]
 
 
-class Trials:
+class Trials(Generic[C]):
     """The trials of one cluster.
 
     Strict: later ones see what earlier ones lost, and a violation is an AssertionError. Else (for
     benchmarks, which go on and on): each starts anew, and leaves its `violations` to be read.
     """
 
-    def __init__(self, cluster: Cluster, strict: bool = True) -> None:
+    def __init__(self, cluster: C, strict: bool = True) -> None:
         self.cluster = cluster
         self._strict = strict
         self._history: list[Attempt] = []
         self._next_number = 0
 
     @contextmanager
-    def trial(self) -> Generator[Trial]:
+    def trial(self) -> Generator[Trial[C]]:
         """Write on all paths, hand over to the test, then heal and verify."""
         primary = self.cluster.wait_healthy()
         with psycopg.connect(self.cluster.dsn, autocommit=True, connect_timeout=10) as conn:
@@ -104,6 +110,7 @@ class Trials:
         writers = Writers(
             self.cluster.with_password(),
             self.cluster.direct_all(),
+            others=self.cluster.other_entries(),
             first_number=self._next_number,
         )
         self._next_number = writers.next_number
@@ -123,7 +130,8 @@ class Trials:
 
     def _violations(self) -> list[str]:
         assert len(acknowledged(self._history)) >= 2 * _ENOUGH
-        found = late_acknowledgements(self._history) + shared_terms(self._history, ENTRY)
+        entries = (ENTRY, *self.cluster.other_entries())
+        found = late_acknowledgements(self._history) + shared_terms(self._history, *entries)
         for name, keys in self._keys_everywhere().items():
             found += [f"{name}: {text}" for text in lost_or_repeated(self._history, keys)]
         found += [f"set aside, but in no event: {path}" for path in self._unnamed_copies()]
@@ -161,3 +169,34 @@ def _replayed(conn: psycopg.Connection, lsn: str) -> Callable[[], bool]:
         return conn.execute(query, (lsn,)).fetchone() == (True,)
 
     return reached
+
+
+class Keeper(Generic[C]):
+    """A cluster for the tests of a module; a new one where a test left it broken."""
+
+    def __init__(self, make: Callable[[], C]) -> None:
+        self._make = make
+        self._trials: Trials[C] | None = None
+
+    def trials(self) -> Trials[C]:
+        """Return the trials of a cluster that is whole."""
+        if self._trials and self._broken(self._trials.cluster):
+            self.close()
+        if not self._trials:
+            cluster = self._make().__enter__()
+            self._trials = Trials(cluster)
+            cluster.wait_healthy()
+        return self._trials
+
+    def _broken(self, cluster: C) -> bool:
+        try:
+            cluster.wait_healthy(timeout=5)
+        except AssertionError:
+            return True
+        return False
+
+    def close(self) -> None:
+        """End the cluster, if there is one."""
+        trials, self._trials = self._trials, None
+        if trials:
+            trials.cluster.close()

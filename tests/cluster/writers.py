@@ -81,8 +81,9 @@ class _Writer:
 
 
 class Writers:
-    """Threads that write until stopped: `through_entry` of them by the entry point, and one
-    straight to each of `nodes`. Use as a context manager; `history` is safe to read at any time.
+    """Threads that write until stopped: `through_entry` of them by the entry point, as many by each
+    of the `others` (further ones), and one straight to each of `nodes`. Use as a context manager;
+    `history` is safe to read at any time.
     """
 
     def __init__(
@@ -90,11 +91,14 @@ class Writers:
         entry: str,
         nodes: Mapping[str, str] | None = None,
         *,
+        others: Mapping[str, str] | None = None,
         first_number: int = 0,
         through_entry: int = 4,
         pace: Pace = ENTRY_PACE,
     ) -> None:
         paths = [(ENTRY, entry, pace)] * through_entry
+        for name, dsn in (others or {}).items():
+            paths += [(name, dsn, pace)] * through_entry
         paths += [(name, dsn, DIRECT_PACE) for name, dsn in (nodes or {}).items()]
         self._stop = threading.Event()
         self._writers = [

@@ -226,3 +226,17 @@ async def test_a_start_is_given_up_after_primary_start_timeout(
         await n1.start("", "", None, False, members.deadline)
     assert 1.5 <= time.monotonic() - began < 8
     assert (await n1.observe()).state is PgState.UNKNOWN
+
+
+async def test_a_shutdown_does_not_wait_for_an_archiver_that_keeps_failing(
+    members: Members,
+) -> None:
+    """PostgreSQL would have it try three times, a second apart."""
+    failing = {"archive_mode": "on", "archive_command": "false", **SMALL}
+    n1 = await members.add("n1", postgresql={"parameters": failing})
+    await members.start_primary(n1)
+    await shown(n1, "SELECT pg_switch_wal()")
+    await n1.stop(False)
+    _, _, after = n1.config.log_file.read_text().partition("received fast shutdown request")
+    assert after.count("archive command failed") <= 2
+    assert (await n1.observe()).checkpoint_lsn

@@ -2,7 +2,9 @@
 
 import pytest
 
+from pgregent.core import reasons
 from pgregent.core.effects import RestoreDcs, Switchover
+from pgregent.core.publish import record_of
 from pgregent.core.switchover import switchover_refusal
 from tests.sim.port import Port
 from tests.sim.world import Work
@@ -162,3 +164,34 @@ def test_no_handover_from_a_server_that_was_shut_down_in_recovery(seed: int) -> 
     n1.leave()
     story.run(6.0)
     assert story.register.primary.name != "n2"
+
+
+def test_dcs_is_away() -> None:
+    """Nobody could be appointed then, and the primary could not start again either."""
+    story = Story()
+    story.dcs.away = True
+    story.run(4.0)
+    assert "the DCS does not answer" in ask(story, "n1")
+    story.run(8.0)
+    story.acknowledges("n1")
+    agent = story["n1"].agent
+    assert agent is not None
+    own = record_of(agent.state)
+    assert reasons.succession(agent.state, own).endswith("the DCS does not answer")
+    assert "nobody could succeed" in reasons.if_dies(agent.state, own)["n1"]
+    story.heal()
+    story.well()
+    assert story.register.term == 1
+
+
+def test_dcs_goes_away_during_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_checkpoints(monkeypatch, 6.0)
+    story = Story()
+    assert ask(story, "n1", "n2") == ""
+    story.run(0.5)
+    story.dcs.away = True
+    story.run(9.0)
+    story.acknowledges("n1")
+    story.expect("n1 switchover", "n1 refused")
+    story.heal()
+    story.well()

@@ -22,7 +22,7 @@ def _alive(state: State, own: Record) -> dict[Incarnation, Record]:
 def successors(state: State, own: Record, without: frozenset[str]) -> list[str]:
     """Who could be appointed if the primary and `without` died now."""
     register = state.register
-    if register is None or register.term == 0:
+    if register is None or register.term == 0 or not state.dcs_ok:
         return []
     alive = {
         m: r
@@ -42,6 +42,8 @@ def succession(state: State, own: Record) -> str:
     able = successors(state, own, frozenset())
     if able:
         return f"if {register.primary.name} died now, {' or '.join(able)} would succeed"
+    if not state.dcs_ok:
+        return f"nobody could succeed {register.primary.name}: the DCS does not answer"
     if register.rule.k == 0:
         return f"nobody could succeed {register.primary.name}: no standby has all commits"
     need = f"{len(register.rule.members) - register.rule.k + 1} of "
@@ -69,6 +71,8 @@ def if_dies(state: State, own: Record) -> dict[str, str]:
                 "writes go on without a pause"
                 if left >= register.rule.k
                 else "writes would wait until the rule is changed to do without it"
+                if state.dcs_ok
+                else "writes would wait until it or the DCS is back"
             )
         else:
             found[name] = "writes go on: no commit waits for it"

@@ -13,6 +13,9 @@ LEAVE_LIMIT = 5.0
 """Seconds that a standby waits for the primary to take it out of the rule."""
 SHUTDOWN_RECORD_SIZE = 1024
 """An upper bound, in bytes, for the shutdown checkpoint's record and page headers."""
+DCS_FRESH = 3.0
+"""Seconds since the last read that showed the newest register, for the DCS to count as there: it is
+read every second."""
 HANDOVER_LIMIT = 5.0
 """Seconds after its shutdown that a primary tries to hand over; then the others elect."""
 
@@ -103,6 +106,8 @@ def switchover_refusal(state: State, asked: Switchover) -> str:
         return f"not now: {state.why}"
     if state.switchover is not None:
         return "a switchover is under way already"
+    if why := _dcs_is_away(state):
+        return why
     members = [m.name for m in register.rule.members]
     if asked.candidate and asked.candidate not in members:
         able = ", ".join(members) or "nobody"
@@ -112,6 +117,16 @@ def switchover_refusal(state: State, asked: Switchover) -> str:
     if heir is None:
         who = f"{asked.candidate} cannot" if asked.candidate else "no standby can"
         return f"{who} take over now: that takes one that is eligible, running and heard lately"
+    return ""
+
+
+def _dcs_is_away(state: State) -> str:
+    """Nobody could be appointed, and the primary could not start again; empty if it answers."""
+    if state.register_lost:
+        return "the DCS shows less than this member has seen: nobody can be appointed"
+    if not state.dcs_ok or state.now - state.read_at > DCS_FRESH:
+        why = state.dcs_why or f"for {state.now - state.read_at:.0f} s"
+        return f"the DCS does not answer ({why}): nobody can be appointed"
     return ""
 
 
@@ -134,8 +149,11 @@ def plan_switchover(state: State, asked: Switchover) -> bool:
         return _end_switchover(state, "")
     if register.electing:
         return _end_switchover(state, "an election has begun")
+    stopping = isinstance(state.pg, Stop)
+    if state.postgres.state is PgState.PRIMARY and not stopping and (why := _dcs_is_away(state)):
+        return _end_switchover(state, why)
     match state.postgres.state:
-        case PgState.PRIMARY if candidate(state) is not None or isinstance(state.pg, Stop):
+        case PgState.PRIMARY if candidate(state) is not None or stopping:
             _stop_to_hand_over(state, "switchover")
             return True
         case PgState.UNKNOWN if isinstance(state.pg, Checkpoint | Stop):

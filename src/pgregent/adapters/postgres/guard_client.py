@@ -562,6 +562,18 @@ def remove_stale_pid_file(data_dir: Path, state_dir: Path) -> None:
             raise Unavailable("guard", f"{data_dir}/postmaster.pid: {error.strerror}") from error
 
 
+def children_titled(postmaster: int, word: bytes) -> list[int]:
+    """The pids of the postmaster's children with `word` in their process title."""
+    found: list[int] = []
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        process = _process(pid)
+        with contextlib.suppress(OSError):
+            is_child = process is not None and process.parent == postmaster
+            if is_child and word in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
 def _pid_file_head(data_dir: Path) -> bytes:
     """Its pid, directory and start time; empty while it is being written."""
     lines = (data_dir / "postmaster.pid").read_bytes().splitlines(keepends=True)[:3]

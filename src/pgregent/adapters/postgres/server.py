@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from pgregent.adapters.postgres.guard_client import (
     Guard,
     GuardEvent,
     GuardLost,
+    children_titled,
     remember_pid_file,
     remove_stale_pid_file,
 )
@@ -30,6 +32,8 @@ from pgregent.core.types import Postgres
 from pgregent.ports.postgres import Answer, Upstream
 
 FAST_STOP_TIMEOUT = 30.0
+ARCHIVER_PATIENCE = 0.2
+"""Seconds that a fast shutdown may take before its archiver is looked at, and between looks."""
 PROMOTE_TIMEOUT = 15.0
 SEAL_TIMEOUT = 10.0
 BARRIER_TIMEOUT = 10.0
@@ -240,10 +244,32 @@ class LocalServer:
             if immediate:
                 await guard.kill()
             else:
-                await guard.stop("fast", FAST_STOP_TIMEOUT)
+                await self._stop_fast(guard)
         finally:
             self._stopping = False
         self._observer.gone()
+
+    async def _stop_fast(self, guard: Guard) -> None:
+        """A fast shutdown that does not wait for an archiver whose command keeps failing."""
+        postmaster = self._observer.postmaster
+        stopping = asyncio.ensure_future(guard.stop("fast", FAST_STOP_TIMEOUT))
+        try:
+            await asyncio.wait({stopping}, timeout=ARCHIVER_PATIENCE)
+            while not stopping.done():
+                if postmaster is not None:
+                    await asyncio.to_thread(self._end_archiver, postmaster)
+                await asyncio.wait({stopping}, timeout=ARCHIVER_PATIENCE)
+            stopping.result()
+        finally:
+            stopping.cancel()
+
+    def _end_archiver(self, postmaster: int) -> None:
+        """Once the shutdown checkpoint is written, SIGTERM makes the archiver end after the command
+        that it is running, instead of trying three times (PostgreSQL's pgarch.c)."""
+        with contextlib.suppress(Refused, Unavailable, OSError):
+            if wal.controldata(self.config.bin_dir, self.config.data_dir).shut_down:
+                for pid in children_titled(postmaster, b"archiver"):
+                    os.kill(pid, signal.SIGTERM)
 
     async def set_deadline(self, at: float | None) -> None:
         """See the port."""
