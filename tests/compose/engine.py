@@ -133,9 +133,23 @@ def until(what: str, done: Callable[[], object], timeout: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+def reaches_dcs(node: str) -> bool:
+    """Whether its agent says that ZooKeeper answers."""
+    url = f"http://{node}:8008/pgregent/status"
+    asked = subprocess.run(
+        ["docker", "exec", node, "curl", "-s", "-m", "3", url],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return asked.returncode == 0 and bool(json.loads(asked.stdout)["dcs"]["ok"])
+
+
 def healthy(nodes: Sequence[str] = NODES) -> bool:
-    """One primary, and every other node streams."""
+    """One primary, every other node streams, and all reach ZooKeeper."""
     primary = primary_of(nodes)
     others = [n for n in nodes if n != primary]
     streaming = "/replica?replication_state=streaming&lag=1MB"
-    return bool(primary) and all(curl_status(n, streaming) == 200 for n in others)
+    stream = all(curl_status(n, streaming) == 200 for n in others)
+    return bool(primary) and stream and all(reaches_dcs(n) for n in nodes)

@@ -195,3 +195,15 @@ def test_dcs_goes_away_during_the_checkpoint(monkeypatch: pytest.MonkeyPatch) ->
     story.expect("n1 switchover", "n1 refused")
     story.heal()
     story.well()
+
+
+def test_candidate_that_does_not_reach_the_dcs() -> None:
+    """It could be promoted, but not open."""
+    story = Story()
+    story.isolate("n2", "dcs")
+    story.run(4.0)
+    assert "n2 cannot take over now" in ask(story, "n1", "n2")
+    assert ask(story, "n1") == ""
+    story.primary_is("n3", within=8.0)
+    story.heal()
+    story.well()

@@ -57,6 +57,7 @@ def record_of(state: State) -> Record:
         down=state.down,
         serving=serving(state),
         leaving=state.leaving is not Leaving.NO,
+        dcs_ok=state.dcs_ok,
         dcs_lost=state.register_lost,
         eligible=not settings.nofailover and not postgres.replay_paused,
         sync=not settings.nosync,

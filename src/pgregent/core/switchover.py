@@ -55,8 +55,8 @@ def _still_counted(state: State, register: Register) -> bool:
 
 
 def candidate(state: State) -> Record | None:
-    """The standby to hand over to: in the rule, eligible, staying, and the furthest of these; in a
-    switchover the one that was asked for, if it is among them."""
+    """The standby to hand over to: in the rule, eligible, staying, and the furthest of these that
+    reach the DCS; in a switchover the one that was asked for, if it is among them."""
     register = state.register
     if register is None or not register.rules:
         return None
@@ -67,9 +67,11 @@ def candidate(state: State) -> Record | None:
         if record is None or record.incarnation != member or record.leaving:
             continue
         able_now = record.eligible and record.state is PgState.STANDBY
+        if state.switchover is not None and not record.dcs_ok:
+            continue
         if able_now and wanted in ("", member.name):
             able.append(record)
-    return max(able, key=_log_end, default=None)
+    return max(able, key=lambda r: (r.dcs_ok, _log_end(r)), default=None)
 
 
 def _log_end(record: Record) -> int:
@@ -116,7 +118,10 @@ def switchover_refusal(state: State, asked: Switchover) -> str:
     heir, state.switchover = candidate(state), None
     if heir is None:
         who = f"{asked.candidate} cannot" if asked.candidate else "no standby can"
-        return f"{who} take over now: that takes one that is eligible, running and heard lately"
+        return (
+            f"{who} take over now: that takes one that is eligible, running, heard lately and "
+            "reaches the DCS"
+        )
     return ""
 
 

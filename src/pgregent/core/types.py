@@ -209,6 +209,8 @@ class Record:
     """A primary that says that its PostgreSQL is gone and asks to be succeeded."""
     serving: bool = False
     leaving: bool = False
+    dcs_ok: bool = True
+    """Whether the DCS answers it: a new primary needs it before it can open."""
     dcs_lost: bool = False
     """The DCS shows it nothing, or less than its copy of the register."""
     eligible: bool = True
