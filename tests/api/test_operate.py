@@ -13,7 +13,7 @@ import pytest
 from pgregent.api import operate
 from pgregent.api.operate import RESTORE_DCS, SWITCHOVER, Operate
 from pgregent.api.signed import HEADER, sign
-from pgregent.core.effects import Event, RestoreDcs, Switchover
+from pgregent.core.events import Event, RestoreDcs, Switchover
 from pgregent.core.view import State
 from tests.api.members import LOOPBACK, node, primary, served, standby
 

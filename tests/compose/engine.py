@@ -147,9 +147,8 @@ def reaches_dcs(node: str) -> bool:
 
 
 def healthy(nodes: Sequence[str] = NODES) -> bool:
-    """One primary, every other node streams, and all reach ZooKeeper."""
+    """One primary, commits wait for the others, and all reach ZooKeeper."""
     primary = primary_of(nodes)
     others = [n for n in nodes if n != primary]
-    streaming = "/replica?replication_state=streaming&lag=1MB"
-    stream = all(curl_status(n, streaming) == 200 for n in others)
-    return bool(primary) and stream and all(reaches_dcs(n) for n in nodes)
+    synchronous = all(curl_status(n, "/sync?replication_state=streaming") == 200 for n in others)
+    return bool(primary) and synchronous and all(reaches_dcs(n) for n in nodes)

@@ -19,8 +19,8 @@ import psycopg
 from pgregent.adapters.postgres import sql
 from pgregent.adapters.postgres.layout import ServerConfig
 from pgregent.adapters.postgres.server import LocalServer
-from pgregent.core.effects import Promoted, Sealed
 from pgregent.core.errors import Unavailable
+from pgregent.core.events import Promoted, Sealed
 from pgregent.core.types import Incarnation, Postgres
 from pgregent.ports.postgres import Upstream
 from tests.conformance import pg

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pgregent.core import durability, election, primary, publish, standby, switchover
-from pgregent.core.effects import Sealed
+from pgregent.core.events import Sealed
 from pgregent.core.types import Incarnation, Position, Register, Rule, Vote
 from pgregent.core.view import State
 from tests.sim.port import Port

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pgregent.core.effects import Leave, PostgresExited
+from pgregent.core.events import Leave, PostgresExited
 from pgregent.core.types import Durable, Incarnation, Settings
 from tests.sim.agent import SimAgent
 from tests.sim.fake_postgres import Disk, Server

@@ -6,8 +6,8 @@ that stays done.
 
 from typing import TYPE_CHECKING
 
-from pgregent.core.effects import Promoted, Sealed
 from pgregent.core.errors import Refused, Unavailable
+from pgregent.core.events import Promoted, Sealed
 from pgregent.core.types import PgState, Postgres
 from tests.sim.fake_postgres import Conf, Disk, Server
 from tests.sim.world import Signal, Work

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgregent.core.effects import RestoreDcs, Switchover
+from pgregent.core.events import RestoreDcs, Switchover
 from tests.sim.cluster import Cluster
 from tests.sim.fake_postgres import FAST
 from tests.sim.node import Node

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pgregent.core.effects import RestoreDcs, WriteRegister
+from pgregent.core.effects import WriteRegister
+from pgregent.core.events import RestoreDcs
 from pgregent.core.types import NOBODY, Incarnation, Register, Rule, Term
 from tests.stories.story import Story
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pgregent.core import reasons
-from pgregent.core.effects import RestoreDcs, Switchover
+from pgregent.core.events import RestoreDcs, Switchover
 from pgregent.core.publish import record_of
 from pgregent.core.switchover import switchover_refusal
 from tests.sim.port import Port

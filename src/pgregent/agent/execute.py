@@ -10,25 +10,19 @@ from pgregent.core.effects import (
     Barrier,
     Checkpoint,
     Clone,
-    Created,
-    Done,
-    Event,
-    Failed,
     Follow,
     Initdb,
     PostgresEffect,
     Probe,
-    Probed,
     Promote,
-    Promoted,
     Rewind,
     Seal,
-    Sealed,
     Slots,
     Start,
     Stop,
 )
 from pgregent.core.errors import Refused, Unavailable
+from pgregent.core.events import Created, Done, Event, Failed, Probed, Promoted, Sealed
 from pgregent.core.types import Incarnation, Postgres, Record
 from pgregent.ports.clock import Clock
 from pgregent.ports.postgres import Answer, PostgresServer, Upstream

@@ -12,25 +12,27 @@ from pgregent.agent.store import Store
 from pgregent.core.effects import (
     Announce,
     Barrier,
-    CasAnswer,
-    DcsFailed,
     Deadline,
     Effect,
-    Event,
     Exit,
+    Probe,
+    Publish,
+    PutMember,
+    Slots,
+    WriteRegister,
+)
+from pgregent.core.errors import Refused, Unavailable
+from pgregent.core.events import (
+    CasAnswer,
+    DcsFailed,
+    Event,
     Observed,
     PeerClosed,
     PeerHeard,
     PostgresExited,
-    Probe,
-    Publish,
-    PutMember,
     RegisterRead,
-    Slots,
     Tick,
-    WriteRegister,
 )
-from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.publish import serving
 from pgregent.core.step import step
 from pgregent.core.types import Record, Register

@@ -35,8 +35,9 @@ from pgregent.config.dynamic import Dcs
 from pgregent.config.load import Loaded
 from pgregent.config.lockfile import hold_lock
 from pgregent.config.schema import AgentConfig
-from pgregent.core.effects import Announce, Leave
+from pgregent.core.effects import Announce
 from pgregent.core.errors import Refused, Unavailable
+from pgregent.core.events import Leave
 from pgregent.core.types import Register, Settings, Stage
 from pgregent.core.view import State
 from pgregent.ports import dcs as port

@@ -8,7 +8,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from pgregent.api.signed import HEADER, is_signed
-from pgregent.core.effects import Event, RestoreDcs, Switchover
+from pgregent.core.events import Event, RestoreDcs, Switchover
 from pgregent.core.switchover import switchover_refusal
 from pgregent.core.view import State
 

@@ -8,21 +8,17 @@ from pgregent.core.effects import (
     Barrier,
     Checkpoint,
     Clone,
-    Created,
-    Done,
-    Failed,
     Follow,
     Initdb,
     PostgresEffect,
     Promote,
-    Promoted,
     Rewind,
     Seal,
-    Sealed,
     Start,
     Stop,
 )
 from pgregent.core.election import vote_is_eligible
+from pgregent.core.events import Created, Done, Failed, Promoted, Sealed
 from pgregent.core.types import PgState, Position, Postgres, Rule, Stage, Vote
 from pgregent.core.view import State
 

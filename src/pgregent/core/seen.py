@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pgregent.core.effects import CasAnswer
+from pgregent.core.events import CasAnswer
 from pgregent.core.types import PgState, Record, Register, Stage
 from pgregent.core.view import State
 

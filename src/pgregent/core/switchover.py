@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from pgregent.core.durability import make_rule, with_rule
-from pgregent.core.effects import Checkpoint, Clone, Exit, Initdb, Rewind, Stop, Switchover
+from pgregent.core.effects import Checkpoint, Clone, Exit, Initdb, Rewind, Stop
 from pgregent.core.election import MAX_TERMS
+from pgregent.core.events import Switchover
 from pgregent.core.plan import do, write
 from pgregent.core.types import Incarnation, PgState, Record, Register, Term
 from pgregent.core.view import Leaving, State

@@ -3,15 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pgregent.core.effects import (
-    Announce,
-    Barrier,
-    Effect,
-    PostgresEffect,
-    Promoted,
-    Switchover,
-    WriteRegister,
-)
+from pgregent.core.effects import Announce, Barrier, Effect, PostgresEffect, WriteRegister
+from pgregent.core.events import Promoted, Switchover
 from pgregent.core.types import (
     Durable,
     Incarnation,

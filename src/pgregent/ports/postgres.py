@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from pgregent.core.effects import Promoted, Sealed
+from pgregent.core.events import Promoted, Sealed
 from pgregent.core.types import Postgres
 
 

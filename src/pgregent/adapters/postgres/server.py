@@ -26,8 +26,8 @@ from pgregent.adapters.postgres.guard_client import (
 )
 from pgregent.adapters.postgres.layout import DEFAULT_HBA, ServerConfig, slot_name
 from pgregent.adapters.postgres.observe import Observer
-from pgregent.core.effects import Promoted, Sealed
 from pgregent.core.errors import Refused, Unavailable
+from pgregent.core.events import Promoted, Sealed
 from pgregent.core.types import Postgres
 from pgregent.ports.postgres import Answer, Upstream
 
