@@ -321,7 +321,7 @@ class Schedule:
     def leave(self) -> None:
         node = self.node()
         node.leave()
-        self.world.call(self.random.uniform(0.5, 12.0), None, self._return, node, 20)
+        self.world.call(self.random.uniform(0.5, 12.0), None, self._return, node, 80)
 
     def switchover(self) -> None:
         register, agent = self.cluster.dcs.register, self.node().agent
