@@ -1,4 +1,4 @@
-"""The seed's two files, byte for byte."""
+"""The seed's files, byte for byte."""
 
 import hashlib
 from pathlib import Path
@@ -17,6 +17,13 @@ MEMBERS = {
     "postgres0.yml": ("postgresql0", "pg-master"),
     "postgres1.yml": ("postgresql1", "pg-slave"),
 }
+
+
+HAPROXY = "1df4f107d9b46fb3e3ff418a0cfbcb42d0f9cfd5163a14bc62497e28aadd8e63"
+
+
+def test_haproxy_cfg_is_the_seeds_own() -> None:
+    assert hashlib.sha256((SEED / "haproxy.cfg").read_bytes()).hexdigest() == HAPROXY
 
 
 @pytest.mark.parametrize("name", SHA256)
