@@ -276,7 +276,7 @@ async def test_pid_of_a_stranger_does_not_keep_the_server_from_starting(site: Si
     await until(site.empty)
     with stranger(site, Path("/")) as pid:
         claim(site, pid)
-        remember_pid_file(site.server.data_dir, site.state_dir)
+        remember_pid_file(site.server.data_dir, site.state_dir, pid)
         remove_stale_pid_file(site.server.data_dir, site.state_dir)
         await site.server.start(guard)
         assert (await guard.status()).postmaster is not None
@@ -291,7 +291,7 @@ async def test_pid_file_of_a_server_that_lives_is_kept(site: Site) -> None:
     await guard.kill()
     with stranger(site, site.server.data_dir) as pid:
         claim(site, pid)
-        remember_pid_file(site.server.data_dir, site.state_dir)
+        remember_pid_file(site.server.data_dir, site.state_dir, pid)
         remove_stale_pid_file(site.server.data_dir, site.state_dir)
         assert (site.server.data_dir / "postmaster.pid").exists(), "it may be a server"
     await guard.close()
@@ -301,11 +301,13 @@ async def test_pid_file_of_somebody_elses_server_is_kept(site: Site) -> None:
     """It may run in another container on the same volume, where it cannot be seen."""
     guard = await site.guard()
     started = await site.server.start(guard)
-    remember_pid_file(site.server.data_dir, site.state_dir)
+    remember_pid_file(site.server.data_dir, site.state_dir, started.pid)
     os.kill(started.pid, signal.SIGKILL)
     await until(site.empty)
     with stranger(site, Path("/")) as pid:
-        claim(site, pid)  # another number than the one that was remembered
+        claim(site, pid)
+        # As while a start of ours is refused because of it.
+        remember_pid_file(site.server.data_dir, site.state_dir, started.pid)
         remove_stale_pid_file(site.server.data_dir, site.state_dir)
         assert (site.server.data_dir / "postmaster.pid").exists()
     await guard.close()

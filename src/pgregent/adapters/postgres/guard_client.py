@@ -532,11 +532,11 @@ def _belongs(pid: int, process: _Process, directory: os.stat_result, segment: in
         return False  # gone meanwhile
 
 
-def remember_pid_file(data_dir: Path, state_dir: Path) -> None:
-    """Keep which postmaster.pid the guard's own server wrote. Raises OSError, as when none is there
-    yet."""
+def remember_pid_file(data_dir: Path, state_dir: Path, postmaster: int) -> None:
+    """Keep which postmaster.pid the guard's own server `postmaster` wrote; one of another server,
+    which keeps ours from starting, is not ours. Raises OSError, as when none is there yet."""
     head = _pid_file_head(data_dir)
-    if head:
+    if head.partition(b"\n")[0].strip() == b"%d" % postmaster:
         (state_dir / PID_FILE_COPY).write_bytes(head)
 
 
@@ -562,14 +562,14 @@ def remove_stale_pid_file(data_dir: Path, state_dir: Path) -> None:
             raise Unavailable("guard", f"{data_dir}/postmaster.pid: {error.strerror}") from error
 
 
-def children_titled(postmaster: int, word: bytes) -> list[int]:
-    """The pids of the postmaster's children with `word` in their process title."""
+def children_titled(postmaster: int, title: bytes) -> list[int]:
+    """The pids of the postmaster's children whose process title begins with `title`."""
     found: list[int] = []
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         process = _process(pid)
         with contextlib.suppress(OSError):
             is_child = process is not None and process.parent == postmaster
-            if is_child and word in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if is_child and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title):
                 found.append(pid)
     return found
 

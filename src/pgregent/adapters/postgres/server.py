@@ -172,7 +172,7 @@ class LocalServer:
         until = time.monotonic() + config.start_timeout
         while not await self._observer.answers():
             with contextlib.suppress(OSError):
-                remember_pid_file(config.data_dir, config.state_dir)
+                remember_pid_file(config.data_dir, config.state_dir, started.pid)
             if self._observer.postmaster != started.pid:
                 # `on_exit` has said so, and what follows from it takes the place of this.
                 await asyncio.sleep(5.0)
@@ -181,7 +181,7 @@ class LocalServer:
                 raise Unavailable("postgres", f"not started in {config.start_timeout:.0f} s")
             await asyncio.sleep(0.02)
         with contextlib.suppress(OSError):
-            remember_pid_file(config.data_dir, config.state_dir)
+            remember_pid_file(config.data_dir, config.state_dir, started.pid)
 
     def _prepare_start(
         self, label: str, names: str, upstream: Upstream | None, standby: bool
@@ -268,7 +268,8 @@ class LocalServer:
         that it is running, instead of trying three times (PostgreSQL's pgarch.c)."""
         with contextlib.suppress(Refused, Unavailable, OSError):
             if wal.controldata(self.config.bin_dir, self.config.data_dir).shut_down:
-                for pid in children_titled(postmaster, b"archiver"):
+                title = f"postgres: {self.config.name}: archiver"  # cluster_name is the member's
+                for pid in children_titled(postmaster, title.encode()):
                     os.kill(pid, signal.SIGTERM)
 
     async def set_deadline(self, at: float | None) -> None:
