@@ -59,7 +59,6 @@ def _write(state: State, register: Register, why: str) -> None:
     again = replace(register, seq=fresh, round=fresh, electing=False, why=why)
     state.cas = WriteRegister(state.lost_seq, again)
     state.out.append(state.cas)
-    state.announce("dcs_restored", why)
 
 
 def _why_not(state: State, register: Register) -> str:

@@ -90,6 +90,8 @@ def cas_answered(state: State, answer: CasAnswer) -> None:
         return
     state.cas = None
     if answer.done:
+        if state.register_lost:
+            state.announce("dcs_restored", answer.effect.register.why)
         see(state, answer.effect.register)
         state.written_seq = answer.effect.register.seq
         state.register_lost = False
