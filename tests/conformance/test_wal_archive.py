@@ -20,8 +20,8 @@ from tests.conformance.pg import Pg, Servers, copy_tree, eventually, servers_of,
 
 MB16 = wal.SEGMENT_SIZE
 STOP_RECOVERY = 200
-# Dies (by DIE_BY) before the DIE_AT-th change or sync in the archive DIE_IN. FASTER: a file that
-# another server puts in place just before a rename or link.
+# Dies (by DIE_BY) before the DIE_AT-th change or sync in the archive DIE_IN. FASTER: files that
+# other servers put in place, one just before each rename or link.
 CODE = """
 import os, signal, sys
 from pgregent.cli.main import main
@@ -31,12 +31,14 @@ def step(*_):
     die_at -= 1
     if die_at == 0:
         os.kill(os.getpid(), int(os.environ.get("DIE_BY", signal.SIGKILL)))
-faster = os.environ.get("FASTER", "")
+faster = list(filter(None, os.environ.get("FASTER", "").split(":")))
 def hook(event, args):
-    global faster
     if event in ("os.rename", "os.link") and faster:
-        source, faster = faster, ""
-        os.replace(source, args[0 if event == "os.rename" else 1])
+        source, target = faster.pop(0), args[0 if event == "os.rename" else 1]
+        later = faster[:]
+        faster.clear()
+        os.replace(source, target)
+        faster.extend(later)
     if event in ("open", "os.link", "os.rename", "os.remove", "os.mkdir"):
         if any(str(arg).startswith(where) for arg in args):
             step()
@@ -346,6 +348,16 @@ async def test_what_a_faster_server_archived_stays(archive: Archive) -> None:
     archive.give(other, segment(pg, first))
     inode = other.stat().st_ino
     assert archive.push(pg, first, FASTER=str(other)) == (0, "")
+    assert target.stat().st_ino == inode
+    assert archive.names() == {first}
+
+    # And a third one while the second one's is given back: of two equal copies one goes.
+    third = archive.folder / "third"
+    archive.give(target, segment(pg, first)[:1_000_000])
+    archive.give(other, segment(pg, first))
+    archive.give(third, segment(pg, first))
+    inode = third.stat().st_ino
+    assert archive.push(pg, first, FASTER=f"{other}:{third}") == (0, "")
     assert target.stat().st_ino == inode
     assert archive.names() == {first}
 

@@ -242,14 +242,32 @@ def _set_aside(target: str, short: os.stat_result, expected: int) -> _Settled:
     moved = os.stat(aside)
     if (moved.st_dev, moved.st_ino) != (short.st_dev, short.st_ino):
         # Another server was faster, and this is what it archived.
-        with suppress(FileExistsError):
-            os.link(aside, target)
-            os.unlink(aside)
+        _give_back(aside, target)
         return _Settled()
     return _Settled(
         note=f"{target} held the first {short.st_size} of {expected} bytes, an interrupted copy: "
         f"it is archived anew, and the old one is now {aside}"
     )
+
+
+def _give_back(aside: str, target: str) -> None:
+    """Undo a rename; where a third server has taken the name, one of two equal copies goes."""
+    for _ in range(_LINK_TRIES):
+        with suppress(FileExistsError):
+            os.link(aside, target)
+            break
+        placed = _open_if_there(target)
+        if placed is None:
+            continue
+        with placed, open(aside, "rb", buffering=0) as ours:
+            common = _common(ours, placed)
+            if not common == os.fstat(ours.fileno()).st_size == os.fstat(placed.fileno()).st_size:
+                return
+        break
+    else:
+        return
+    _sync_dir(os.path.dirname(target))
+    os.unlink(aside)
 
 
 def _left_at(path: str, name: _Name, source: "FileIO", common: int) -> str:
