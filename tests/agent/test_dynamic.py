@@ -113,7 +113,7 @@ async def test_warnings_are_those_of_what_is_stored(dcs: LocalDcs, tmp_path: Pat
     assert [KEY in warning and "md5" in warning for warning in warnings] == [True]
 
 
-@pytest.mark.parametrize("own", ["{}", '{"synchronous_mode": true, "synchronous_node_count": 2}'])
+@pytest.mark.parametrize("own", ["{}", '{"synchronous_mode": false}'])
 async def test_what_no_cluster_can_run_with_is_not_stored(
     dcs: LocalDcs, tmp_path: Path, own: str
 ) -> None:

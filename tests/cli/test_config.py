@@ -64,7 +64,6 @@ def test_all_mistakes_of_all_files_are_said(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ("synchronous_mode: true", "synchronous_mode: off", "asynchronous replication is not"),
-        ("synchronous_mode: true", "synchronous_node_count: 2", "synchronous_node_count: found 2"),
         ("wal_level: replica", "fsync: off", "fsync: found off"),
     ],
 )

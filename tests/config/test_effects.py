@@ -58,8 +58,8 @@ EFFECTS = {
     "test_what_an_agent_would_refuse_is_refused",
     "bootstrap.dcs.synchronous_mode_strict": "stories/test_settings.py::"
     "test_synchronous_mode_strict_lets_the_primary_never_acknowledge_alone",
-    "bootstrap.dcs.synchronous_node_count": "cli/test_config.py::"
-    "test_what_an_agent_would_refuse_is_refused",
+    "bootstrap.dcs.synchronous_node_count": "stories/test_settings.py::"
+    "test_synchronous_node_count_is_how_many_standbys_confirm",
     "bootstrap.dcs.primary_start_timeout": "stories/test_settings.py::"
     "test_a_server_that_does_not_answer_is_stopped_and_tried_again",
     "bootstrap.dcs.postgresql.use_pg_rewind": "stories/test_settings.py::"

@@ -220,6 +220,44 @@ async def test_barrier(servers: Servers) -> None:
     assert await barrier_done(a, ANY_1_B) > lsn
 
 
+async def test_a_walsender_that_has_not_seen_the_reload_is_ended(
+    servers: Servers,
+) -> None:
+    """On the way from ANY 1 to ANY 2, one walsender was stopped before it saw the reload."""
+    a = await servers.primary("a")
+    standbys = [await servers.standby(name, of=a) for name in ("b@1", "c@1")]
+    for each in standbys:
+        await eventually(f"{each.name} streams", lambda each=each: streams(each, of=a))
+    await set_names(a, 'ANY 1 ("b@1", "c@1")')
+    await barrier_done(a, 'ANY 1 ("b@1", "c@1")')
+
+    async with a.session() as conn:
+        await sql.walsenders_have_reloaded(conn)
+        senders = {w.application_name: w.pid for w in (await sql.observe(conn)).walsenders}
+    stale = senders["c@1"]
+    os.kill(stale, signal.SIGSTOP)
+    try:
+        a.set_role(render.Role(synchronous_standby_names='ANY 2 ("b@1", "c@1")'))
+        async with a.session() as conn:
+            await sql.reload(conn)
+
+        async def seen() -> bool:
+            rows = await a.execute("SHOW synchronous_standby_names")
+            return str(rows[0][0]).startswith("ANY 2")
+
+        await eventually("the postmaster has the names", seen)
+        async with a.session() as conn:
+            with pytest.raises(Unavailable, match=f"{stale}"):
+                await sql.walsenders_have_reloaded(conn, patience=0.05, timeout=0.5)
+    finally:
+        os.kill(stale, signal.SIGCONT)
+    async with a.session() as conn:
+        await sql.walsenders_have_reloaded(conn)
+        senders = {w.application_name: w.pid for w in (await sql.observe(conn)).walsenders}
+    assert senders.get("c@1") != stale
+    await barrier_done(a, 'ANY 2 ("b@1", "c@1")')
+
+
 async def test_seal(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
     a = await servers.primary("a")
     b = await servers.standby("b", a)

@@ -122,6 +122,49 @@ def test_two_standbys_have_to_confirm() -> None:
     story.well()
 
 
+def test_a_mixture_of_two_rules_is_listed_while_k_changes() -> None:
+    """While walsenders reload one by one, a commit may be let through by one of n2 and n3."""
+    story = Story(3, nodes_wanted_k=2, standby_grace=2.0)
+    assert story.rule() == "ANY 2 (n2, n3)"
+    story["n3"].kill()
+    story.until("n3 leaves the rule", lambda: story.rule() == "ANY 1 (n2)", 4.0)
+    story["n3"].start_agent()
+    story.well()
+    assert story.rule() == "ANY 2 (n2, n3)"
+    listed = [what for _, who, what in story.world.trace if who == "dcs" and "; n1: " in what]
+    mixed = "n1: ANY 2 (n2, n3); n1: ANY 1 (n2, n3); n1: ANY 1 (n2)"
+    assert any(mixed in what for what in listed), listed
+    assert any("n1: ANY 1 (n2); n1: ANY 1 (n2, n3); n1: ANY 2 (n2, n3)" in what for what in listed)
+
+
+def test_a_rule_of_two_shrinks_to_who_is_left_and_grows_again() -> None:
+    story = Story(5, nodes_wanted_k=2, standby_grace=2.0)
+    for name in ("n5", "n4", "n3"):
+        story[name].kill()
+    story.until("n2 confirms alone", lambda: story.rule() == "ANY 1 (n2)", 8.0)
+    story.acknowledges("n1")
+    story["n1"].kill()
+    story.primary_is("n2", within=3.0)
+    for name in ("n1", "n3", "n4", "n5"):
+        story[name].start_agent()
+    story.well()
+    assert story.rule() == "ANY 2 (n1, n3, n4, n5)"
+
+
+def test_a_minimum_of_two_is_kept() -> None:
+    """Writes wait, and any two of the rule's members can elect."""
+    story = Story(4, nodes_wanted_k=2, minimum_k=2, standby_grace=1.0)
+    for name in ("n3", "n4"):
+        story[name].kill()
+    story.run(4.0)
+    assert story.rule() == "ANY 2 (n2, n3, n4)"
+    story.never_acknowledges("n1", for_seconds=2.0)
+    for name in ("n3", "n4"):
+        story[name].start_agent()
+    story.well()
+    assert story.rule() == "ANY 2 (n2, n3, n4)"
+
+
 def test_member_that_is_tagged_nosync_leaves_the_rule_at_once() -> None:
     story = Story(standby_grace=60.0)
     node = story["n3"]

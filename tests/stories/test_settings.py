@@ -55,6 +55,13 @@ def test_a_smaller_suspect_after_is_sooner() -> None:
     story.well(60)
 
 
+def test_synchronous_node_count_is_how_many_standbys_confirm() -> None:
+    story = Story(4, **settings(dcs="synchronous_node_count: 2"))
+    assert story.rule() == "ANY 2 (n2, n3, n4)"
+    story.world.net.blocked |= {("sql", "n1", name) for name in ("n3", "n4")}
+    story.never_acknowledges("n1", for_seconds=0.8)
+
+
 def test_member_tagged_nosync_never_enters_the_rule() -> None:
     """Made anew with the tag, it streams like the others, and no commit waits for it."""
     story = Story()

@@ -124,8 +124,8 @@ class Executor:
                 return await server.seal(round_, standby_names())
             case Promote(term, rule):
                 return await server.promote(term, synchronous_standby_names(rule))
-            case ApplyRule(rule, checkpoint):
-                await server.apply_names(synchronous_standby_names(rule), checkpoint)
+            case ApplyRule(rule, checkpoint, every):
+                await server.apply_names(synchronous_standby_names(rule), checkpoint, every)
             case Checkpoint():
                 await server.checkpoint()
             case Initdb():

@@ -140,7 +140,7 @@ def _settings(config: AgentConfig, dynamic: Dcs) -> Settings:
         lease=own.lease,
         standby_grace=own.standby_grace,
         nodes_wanted_k=count,
-        minimum_k=count if dynamic.synchronous_mode_strict else 0,
+        minimum_k=1 if dynamic.synchronous_mode_strict else 0,
         primary_start_timeout=max(START_TIMEOUT_MIN, dynamic.primary_start_timeout),
         nofailover=config.tags.nofailover,
         nosync=config.tags.nosync,

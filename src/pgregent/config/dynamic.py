@@ -50,7 +50,7 @@ class Dcs(Section):
         Literal["off", "on", "quorum"], choice("off", "on", "quorum", true="on", false="off")
     ] = Field(
         default="off",
-        description="`on` and `quorum` are the same here: `ANY 1`; `off`, Patroni's default, is "
+        description="`on` and `quorum` are the same here: `ANY k`; `off`, Patroni's default, is "
         "not supported yet, so this has to be given",
     )
     synchronous_mode_strict: Flag = Field(
@@ -58,7 +58,7 @@ class Dcs(Section):
         description="never let the primary acknowledge alone: writes wait for a standby",
     )
     synchronous_node_count: Annotated[int, integer(1, 100)] = Field(
-        default=1, description="standbys that confirm a commit; more than 1 is not supported yet"
+        default=1, description="standbys that confirm a commit, as far as so many stream"
     )
     primary_start_timeout: Annotated[float, seconds(0, 86400)] = Field(
         default=300,
@@ -75,12 +75,6 @@ def unsupported(dcs: Dcs) -> tuple[tuple[str, str], ...]:
     if dcs.synchronous_mode == "off":
         text = "found off, expected on: asynchronous replication is not supported yet"
         found.append(("synchronous_mode", text))
-    if dcs.synchronous_node_count > 1:
-        text = (
-            f"found {dcs.synchronous_node_count}, expected 1: changing a rule that waits for two "
-            "or more standbys safely is not supported yet"
-        )
-        found.append(("synchronous_node_count", text))
     return tuple(found)
 
 

@@ -94,7 +94,7 @@ def _conclude(
         case Promote():
             if isinstance(result, Promoted):
                 _promoted(state, effect, result)
-        case ApplyRule(rule, _):
+        case ApplyRule(rule):
             _apply(state, rule)
         case Rewind(_, term):
             state.durable = replace(state.durable, stage=Stage.REWOUND, rewound=term)

@@ -37,11 +37,39 @@ def with_rule(register: Register, rule: Rule) -> tuple[Rule, ...]:
 
 def make_rule(state: State, writer: Incarnation, members: tuple[Incarnation, ...]) -> Rule:
     """The rule that the settings ask for with these members."""
-    settings = state.settings
-    wanted = settings.nodes_wanted_k if settings.synchronous else 0
-    k = min(wanted, len(members))
-    strict = k < settings.minimum_k
-    return Rule(writer, k, tuple(sorted(members)) if k else (), strict)
+    k = _wanted_k(state, len(members))
+    if k < state.settings.minimum_k:
+        return Rule(writer, 0, (), strict=True)
+    return Rule(writer, k, tuple(sorted(members)) if k else ())
+
+
+def _wanted_k(state: State, members: int) -> int:
+    wanted = state.settings.nodes_wanted_k if state.settings.synchronous else 0
+    return min(wanted, members)
+
+
+def mixture(rules: tuple[Rule, ...], rule: Rule) -> tuple[Rule, ...]:
+    """The rule, if one is missing, that every commit satisfies which is acknowledged while some
+    walsenders still work under one of `rules` and some under `rule`, all of one writer.
+
+    A walsender waits for its own k, and who counts every walsender says of itself (syncrep.c). So
+    with `ANY 2 (a, b, c)` on its way to `ANY 2 (a, b, d)` a commit can be acknowledged by c and d,
+    and with `ANY 1 (a)` on its way to `ANY 2 (a, b)` by b alone. With k = 1 everywhere, whoever
+    acknowledges satisfies one of them.
+    """
+    real = [r for r in (*rules, rule) if r.k and r.writer == rule.writer]
+    if max((r.k for r in real), default=0) < 2:
+        return ()
+    members = {m for r in real for m in r.members}
+    mixed = Rule(rule.writer, min(r.k for r in real), tuple(sorted(members)))
+    return () if mixed in (*rules, rule) else (mixed,)
+
+
+def k_grows(register: Register) -> bool:
+    """Whether a walsender that has not seen the rule in force may wait for fewer standbys: then a
+    barrier proves nothing until every walsender has seen it."""
+    last = register.rule
+    return any(0 < r.k < last.k and r.writer == last.writer for r in register.rules)
 
 
 STALL_LIMIT = 0.3
@@ -104,7 +132,8 @@ def desired_rule(state: State) -> tuple[Rule, str]:
     """The rule that should be applied now, and why it differs from the one that is.
 
     A member that is gone leaves: at once where it said so; where the rule cannot be met without
-    it, on positive evidence or after `suspect_after`; else after `standby_grace`.
+    it, on positive evidence or after `suspect_after`; else after `standby_grace`. Nobody leaves
+    where fewer than the operator's minimum would be left: then commits wait.
     """
     register = state.register
     assert register is not None
@@ -113,20 +142,14 @@ def desired_rule(state: State) -> tuple[Rule, str]:
     members = set(rule.members) if rule.writer == state.me else set[Incarnation]()
     for member in [m for m in state.missing_since if m in streaming or m not in members]:
         del state.missing_since[member]
-    met = len(members & streaming) >= rule.k
-    why: list[str] = []
-    for member in sorted(members - streaming):
-        since = state.missing_since.setdefault(member, state.now)
-        missing = state.now - since
-        if _may_leave(state, member, missing, met):
-            members.discard(member)
-            why.append(
-                f"{member.name} {'is gone' if _syncs(state, member) else 'is tagged nosync'}"
-            )
-    for member in sorted(streaming - members):
-        members.add(member)
-        why.append(f"{member.name} streams")
-    wanted = make_rule(state, state.me, tuple(members))
+    met = len(members & streaming) >= _wanted_k(state, len(members))
+    gone = [m for m in sorted(members - streaming) if _may_leave(state, m, met)]
+    new = sorted(streaming - members)
+    if len(members) + len(new) - len(gone) < state.settings.minimum_k:
+        gone = []
+    why = [f"{m.name} {'is gone' if _syncs(state, m) else 'is tagged nosync'}" for m in gone]
+    why += [f"{m.name} streams" for m in new]
+    wanted = make_rule(state, state.me, tuple((members - set(gone)) | streaming))
     return (wanted, " and ".join(why) or "the settings changed")
 
 
@@ -135,7 +158,8 @@ def _syncs(state: State, member: Incarnation) -> bool:
     return peer is None or peer.record is None or peer.record.sync
 
 
-def _may_leave(state: State, member: Incarnation, missing: float, met: bool) -> bool:
+def _may_leave(state: State, member: Incarnation, met: bool) -> bool:
+    missing = state.now - state.missing_since.setdefault(member, state.now)
     peer = state.peers.get(member.name)
     record = peer.record if peer is not None else None
     if record is not None and (record.incarnation != member or record.leaving):
@@ -148,8 +172,9 @@ def _may_leave(state: State, member: Incarnation, missing: float, met: bool) -> 
 
 
 def appended(register: Register, rule: Rule, why: str) -> Register:
-    """The register with `rule` listed last."""
-    return replace(register, seq=register.seq + 1, rules=with_rule(register, rule), why=why)
+    """The register with `rule` listed last, and before it what it may be mixed to on the way."""
+    mixed = replace(register, rules=(*register.rules, *mixture(register.rules, rule)))
+    return replace(register, seq=register.seq + 1, rules=with_rule(mixed, rule), why=why)
 
 
 def dropped(register: Register, why: str) -> Register:

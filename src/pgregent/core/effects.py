@@ -58,10 +58,12 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class ApplyRule:
-    """Make `rule` the synchronous_standby_names in force, seen on a fresh connection."""
+    """Make `rule` the synchronous_standby_names in force, seen on a fresh connection, and where
+    it says so by every walsender: one that does not show that it has seen them is ended."""
 
     rule: Rule
     checkpoint: bool
+    all_walsenders: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pgregent.core.durability import (
     appended,
     desired_rule,
     dropped,
+    k_grows,
     satisfies_all,
     streaming_members,
     synchronous_standby_names,
@@ -16,7 +17,7 @@ from pgregent.core.election import cancel, elect
 from pgregent.core.lease import authority_until, has_authority
 from pgregent.core.plan import commit_barrier, do, probe, write
 from pgregent.core.standby import seal_and_vote, try_appoint
-from pgregent.core.types import PgState, Register, Rule, Stage
+from pgregent.core.types import PgState, Register, Stage
 from pgregent.core.view import Leaving, State
 
 SUCCESSION_WAIT = 3.0
@@ -74,7 +75,7 @@ def _in_office(state: State, register: Register) -> None:
         state.durable = replace(state.durable, promoted=register.term, promoting=0)
     if state.applied != rule:
         state.why = f"applying the rule {rule}"
-        _apply(state, rule)
+        _apply(state, register)
     elif state.barriered != rule and rule.strict:
         # A commit would wait; and the writer has everything that it ever acknowledged.
         state.barriered = rule
@@ -97,9 +98,11 @@ def _in_office(state: State, register: Register) -> None:
     _keep_slots(state)
 
 
-def _apply(state: State, rule: Rule) -> None:
+def _apply(state: State, register: Register) -> None:
+    rule = register.rule
     empty = not synchronous_standby_names(rule)
-    effect = ApplyRule(rule, checkpoint=state.names_were_empty and not empty)
+    checkpoint = state.names_were_empty and not empty
+    effect = ApplyRule(rule, checkpoint, all_walsenders=k_grows(register))
     do(state, effect, preempt=isinstance(state.pg, ApplyRule | Checkpoint))
 
 
@@ -248,7 +251,7 @@ def _in_election(state: State, register: Register) -> None:
     if postgres.state is PgState.PRIMARY and _may_reclaim(state, register):
         state.why = "an election has begun though it is alive: taking the office back"
         if state.applied is None:
-            _apply(state, register.rule)
+            _apply(state, register)
         elif postgres.answered_at > state.register_seen_at:
             # Another barrier re-arms it, and shows that acknowledgements still come.
             state.reclaim_armed, state.reclaim_round = False, register.round

@@ -51,7 +51,8 @@ def _still_counted(state: State, register: Register) -> bool:
     record = state.heard_lately(register.primary.name)
     if state.leaving is Leaving.CLUSTER or record is None or record.leaving:
         return False
-    counted = any(state.me in rule.members for rule in register.rules)
+    kept = len(register.rule.members) <= state.settings.minimum_k
+    counted = not kept and any(state.me in rule.members for rule in register.rules)
     return counted and state.now - state.leaving_since < LEAVE_LIMIT
 
 

@@ -36,8 +36,8 @@ class Position:
 class Rule:
     """Commits of `writer` were acknowledged once flushed on it and on `k` of `members`.
 
-    `strict`: there are fewer members than the operator's minimum, so PostgreSQL is given a name
-    that nobody has, and commits wait.
+    `strict` (k = 0): there are fewer members than the operator's minimum, so PostgreSQL is given a
+    name that nobody has, and commits wait.
     """
 
     writer: Incarnation

@@ -69,8 +69,9 @@ class PostgresServer(Protocol):
         """Finish replay and promote to timeline `term`."""
         ...
 
-    async def apply_names(self, names: str, checkpoint: bool) -> None:
-        """Put synchronous_standby_names into force; CHECKPOINT makes the sync flag certain."""
+    async def apply_names(self, names: str, checkpoint: bool, all_walsenders: bool = False) -> None:
+        """Put synchronous_standby_names into force; CHECKPOINT makes the sync flag certain. With
+        `all_walsenders`, every one has seen them, or is ended."""
         ...
 
     async def barrier(self, names: str) -> None:

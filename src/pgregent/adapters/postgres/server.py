@@ -363,7 +363,7 @@ class LocalServer:
 
     # --- a running primary ---------------------------------------------------------------------
 
-    async def apply_names(self, names: str, checkpoint: bool) -> None:
+    async def apply_names(self, names: str, checkpoint: bool, all_walsenders: bool = False) -> None:
         """See the port."""
         await self._reconfigure("", names, None)
         until = time.monotonic() + 5.0
@@ -374,6 +374,8 @@ class LocalServer:
                 if status.synchronous_standby_names == names:
                     if checkpoint:
                         await sql.checkpoint(conn, timeout=300.0)
+                    if all_walsenders:
+                        await sql.walsenders_have_reloaded(conn)
                     return
             finally:
                 await sql.close(conn)

@@ -400,6 +400,41 @@ async def reload(conn: Connection, *, timeout: float = 1.0) -> None:
     await _query(conn, "SELECT pg_reload_conf()", timeout=timeout)
 
 
+async def walsenders_have_reloaded(
+    conn: Connection, *, patience: float = 0.5, timeout: float = 5.0
+) -> None:
+    """Return once every walsender that counts has read the configuration that `conn` began with.
+
+    One that reports a flush of WAL written since has: it looks for a reload before it sends. One
+    that does not within `patience` seconds is ended, and its standby connects anew: it would let
+    commits through by an older, smaller k. Raises Unavailable("postgres"): one is still there
+    after `timeout` seconds.
+    """
+    loop = asyncio.get_running_loop()
+    deadline, ended = loop.time() + timeout, set[int]()
+    until = loop.time() + patience
+    await _query(conn, "SET synchronous_commit = local", timeout=1.0)
+    lsn = (await _query(conn, _EMIT, (PREFIX,), timeout=timeout))[0]["lsn"]
+    while rows := await _query(conn, _STALE_WALSENDERS, (lsn,), timeout=1.0):
+        stale = {int(row["pid"]) for row in rows}
+        if loop.time() >= until and (new := stale - ended):
+            await _query(conn, _TERMINATE, (list(new),), timeout=1.0)
+            ended |= new
+        if loop.time() >= deadline:
+            raise Unavailable("postgres", f"walsenders {sorted(stale)} have not seen the reload")
+        await asyncio.sleep(_PROMOTE_POLL_S)
+
+
+_EMIT: LiteralString = "SELECT pg_logical_emit_message(true, %s, 'reload')::text AS lsn"
+_TERMINATE: LiteralString = "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid"
+# Of members only, whose label is name@id. One that never reported a flush shows sync_priority 0.
+_STALE_WALSENDERS: LiteralString = """
+SELECT pid FROM pg_stat_replication
+WHERE application_name LIKE '%%@%%' AND (flush_lsn IS NULL OR flush_lsn < %s::pg_lsn)
+  AND backend_start < (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+"""
+
+
 async def terminate_sessions_blocking_replay(conn: Connection, *, timeout: float = 1.0) -> int:
     """On a standby, end the client sessions that are not idle; returns how many. May be repeated.
 
