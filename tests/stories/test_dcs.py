@@ -1,6 +1,7 @@
 """The DCS is away, slow to answer, cut off or emptied."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,33 @@ def test_primary_is_cut_off_from_the_dcs() -> None:
     story.heal()
     story.well()
     assert story.register.term == 1
+
+
+def test_grants_under_a_rule_that_was_dropped_unheard_do_not_count() -> None:
+    """n1 does not hear that its own drop landed; n2, which only the older rule names, stays on its
+    side, and n3 succeeds it."""
+    story = Story(lease=2.0)
+    net, agent, n2 = story.world.net, story["n1"].agent, story["n2"]
+    assert agent is not None
+    n2.settings = replace(n2.settings, nosync=True)
+    n2.kill_agent()
+    n2.start_agent()
+
+    def appended() -> bool:
+        return agent.state.register is not None and len(agent.state.register.rules) == 2
+
+    story.until("n1 knows both rules", appended, 5.0)
+    net.blocked |= {("dcs", "dcs", "n1")}
+    story.until("the drop has landed", lambda: len(story.register.rules) == 1, 2.0)
+    assert story.rule() == "ANY 1 (n3)"
+    net.blocked |= {("peers", a, "n3") for a in ("n1", "n2")}
+    net.blocked |= {("peers", "n3", a) for a in ("n1", "n2")}
+    net.blocked |= {("sql", "n1", "n3"), ("sql", "n3", "n1")}
+    net.blocked |= {("dcs", a, "dcs") for a in ("n1", "n2")} | {("dcs", "dcs", "n2")}
+    story.primary_is("n3", within=5.0)
+    story.until("the guard stops n1", lambda: story["n1"].server is None, 3.0)
+    story.heal()
+    story.well()
 
 
 def test_outage_with_both_standbys_gone() -> None:
