@@ -28,6 +28,27 @@ def test_upstream_conninfo_is_read_back_by_libpq_and_holds_no_password() -> None
     assert "password" not in options
 
 
+def test_a_closed_server_admits_replication_and_the_superuser() -> None:
+    given = (
+        "# comment",
+        "local all all trust",
+        "host replication,all all 10.0.0.0/8 md5",
+        'host all "all" 10.0.0.0/8 md5',
+        'host app,other "app user",boss 10.0.0.0/8 scram-sha-256 # said',
+        "host app app 10.0.0.0/8 md5",
+        "hostssl all +dba 10.0.0.0/8 cert clientcert=verify-full",
+        "host all all 0.0.0.0/0 reject",
+    )
+    assert render.closed_hba(given, "boss") == (
+        "# comment",
+        'local all "boss" trust',
+        "host replication,all all 10.0.0.0/8 md5",
+        'host app,other "boss" 10.0.0.0/8 scram-sha-256',
+        "hostssl all +dba 10.0.0.0/8 cert clientcert=verify-full",
+        'host all "boss" 0.0.0.0/0 reject',
+    )
+
+
 def test_quorum_names() -> None:
     assert render.quorum_names(1, ["n2", 'n"1']) == 'ANY 1 ("n""1", "n2")'
 

@@ -92,6 +92,30 @@ class Members:
         await streams(server)
 
 
+async def test_a_server_started_as_a_primary_is_closed_to_clients_until_it_admits_them(
+    members: Members,
+) -> None:
+    server = await members.add("n1")
+    await members.start_primary(server)
+    conn = await sql.connect(sql.Server("127.0.0.1", server.config.port), pg.ADMIN, timeout=5)
+    await conn.execute("CREATE ROLE client LOGIN PASSWORD 'c'")
+    await sql.close(conn)
+    client = sql.Credentials("client", "c")
+    address = sql.Server("127.0.0.1", server.config.port)
+    with pytest.raises(Unavailable, match=r"pg_hba\.conf"):
+        await sql.connect(address, client, timeout=5)
+    replica = await members.add("n2")
+    await members.start_standby(replica, server)
+    await server.admit()
+    await sql.close(await sql.connect(address, client, timeout=5))
+    await server.stop(immediate=True)
+    await server.start("", "", None, False, members.deadline)
+    with pytest.raises(Unavailable, match=r"pg_hba\.conf"):
+        await sql.connect(address, client, timeout=5)
+    await server.admit()
+    await sql.close(await sql.connect(address, client, timeout=5))
+
+
 def upstream(of: LocalServer) -> Upstream:
     return Upstream(of.config.name, "127.0.0.1", of.config.port)
 
@@ -206,6 +230,7 @@ async def test_pg_hba_is_the_first_that_is_given(members: Members) -> None:
     }
     for marker, server in made.items():
         await members.start_primary(server)
+        await server.admit()
         rules = await shown(server, "SELECT user_name[1] FROM pg_hba_file_rules ORDER BY 1")
         assert rules == [("all",), (marker,)]
 

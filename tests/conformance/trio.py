@@ -289,11 +289,14 @@ class FakeServer:
         self.node.checker.appointed[term] = self.node.store.incarnation
         return await self._do(self._port.promote(term, names))
 
-    async def apply_names(self, names: str, checkpoint: bool) -> None:
-        await self._do(self._port.apply_names(names, checkpoint))
+    async def apply_names(self, names: str, checkpoint: bool, all_walsenders: bool = False) -> None:
+        await self._do(self._port.apply_names(names, checkpoint, all_walsenders))
 
     async def barrier(self, names: str) -> None:
         await self._do(self._port.barrier(names))
+
+    async def admit(self) -> None:
+        await self._do(self._port.admit())
 
     async def checkpoint(self) -> None:
         await self._do(self._port.checkpoint())

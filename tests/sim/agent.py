@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgregent.core.durability import standby_names, synchronous_standby_names
 from pgregent.core.effects import (
+    Admit,
     Announce,
     ApplyRule,
     Barrier,
@@ -33,6 +34,7 @@ from pgregent.core.events import (
     CasAnswer,
     Created,
     DcsFailed,
+    DeadlineKept,
     Done,
     Event,
     Failed,
@@ -56,7 +58,6 @@ if TYPE_CHECKING:
 
 TICK = 0.05
 READ_EVERY = 1.0
-EPOCH = 1_700_000_000.0
 
 
 class SimAgent:
@@ -65,15 +66,16 @@ class SimAgent:
     def __init__(self, node: "Node") -> None:
         self.node, self.world = node, node.world
         self.proc = Proc(f"{node.name} agent")
-        now = self.world.now
+        now = node.clock()
         self.state = State(node.settings, node.store, started_at=now, now=now)
-        self.state.beat = int((EPOCH + now) * 1000)
+        self.state.beat = int(node.wall() * 1000)
         self.port = Port(node)
         self._events: deque[Event] = deque()
         self._pg: Task | None = None
         self._barrier: Task | None = None
         self._put: Task | None = None
         self._to_put: Record | None = None
+        self._published: Record | None = None
         self._reading = False
         self._read_again = False
         self._read_timer = self._look_timer = 0
@@ -90,27 +92,60 @@ class SimAgent:
 
     def _handle(self) -> None:
         event = self._events.popleft()
-        before = self.state.published
+        node = self.node
         try:
-            effects = step(self.state, event, self.world.now, EPOCH + self.world.now)
+            effects = step(self.state, event, node.clock(), node.wall())
         except Exception as error:
-            self.node.checker.broken(f"{self.node.name}: the core raised {error!r}")
+            node.checker.broken(f"{node.name}: the core raised {error!r}")
             return
-        changed = self.state.durable is not self.node.store
-        if changed and self._crashes():
-            return
+        if self.state.durable is not node.store:
+            if self._crashes():
+                return
+            if node.slow_disk:
+                self._persist_slowly(effects, event)
+                return
+            self.persist()
+            if effects and self._crashes():
+                return
+        self._go_on(effects, event)
+
+    def persist(self) -> None:
+        """What was promised is on disk."""
         self.node.store = self.state.durable
-        if effects and changed and self._crashes():
-            return
+
+    def _persist_slowly(self, effects: list[Effect], event: Event) -> None:
+        """Nothing else happens in this process while it waits for its disk."""
+        self.proc.frozen += 1
+
+        def synced() -> None:
+            if self.proc.alive:
+                self.world.hit("slow disk")
+                self.persist()
+                self.world.thaw(self.proc)
+                self._go_on(effects, event)
+
+        def look() -> None:
+            # Frozen as a whole meanwhile: then it goes on when it is thawed.
+            if self.proc.frozen > 1 and self.proc.alive:
+                self.world.call(0.05, None, look)
+            else:
+                synced()
+
+        self.world.call(self.world.between(0.01, 3.0), None, look)
+
+    def _go_on(self, effects: list[Effect], event: Event) -> None:
+        before = self._published
         self.node.checker.stepped(self.node, self.state)
         for effect in effects:
             self._perform(effect)
-        if self.state.published is not before and isinstance(event, PeerHeard):
+        self._published = self.state.published
+        if self._published is not before and isinstance(event, PeerHeard):
             self._look_soon()
 
     def _crashes(self) -> bool:
         """Between a decision, its being on disk, and what follows from it."""
         if self.world.chance(self.world.rates.crash_in_step):
+            self.world.hit("an agent crashes between a decision and its disk")
             self.node.kill_agent()
             self.world.call(self.world.between(0.1, 4.0), None, self.node.start_agent)
             return True
@@ -137,7 +172,7 @@ class SimAgent:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case WriteRegister():
-                asked_at = self.world.now
+                asked_at = self.node.clock()
                 work = self.node.cluster_.dcs.cas(self.node.name, effect)
                 self._spawn(work, lambda r, e: self._cas_answered(effect, asked_at, r, e))
             case Barrier():
@@ -154,7 +189,11 @@ class SimAgent:
                 self._spawn(self._probe(name), lambda r, e: self.post(r))
             case Deadline(at):
                 number = self.node.starts
-                self._spawn(self.port.set_deadline(number, at), lambda r, e: None)
+                asked_at = self.node.clock()
+                self._spawn(
+                    self.port.set_deadline(number, at),
+                    lambda r, e: None if e else self.post(DeadlineKept(at, asked_at)),
+                )
             case Publish(record):
                 self.node.cluster_.channel.publish(record)
             case PutMember(record):
@@ -191,6 +230,7 @@ class SimAgent:
     ) -> None:
         lost = self.world.chance(self.world.rates.answer_lost)
         if error is not None or lost:
+            self.world.hit("an answer is lost" if error is None else "an effect fails")
             looked = None if isinstance(effect, Barrier) else self.port.look()
             self.post(Failed(effect, str(error or "the answer was lost"), looked))
         else:
@@ -214,6 +254,8 @@ class SimAgent:
                 names = standby_names() if rule is None else synchronous_standby_names(rule)
                 source = self._upstream(upstream) if upstream is not None else None
                 yield from port.start(label, names, source, rule is None, deadline)
+            case Admit():
+                yield from port.admit()
             case Stop(immediate):
                 yield from port.stop(immediate)
             case Follow(upstream):
@@ -222,8 +264,8 @@ class SimAgent:
                 return (yield from port.seal(round_, standby_names()))
             case Promote(term, rule):
                 return (yield from port.promote(term, synchronous_standby_names(rule)))
-            case ApplyRule(rule, checkpoint):
-                yield from port.apply_names(synchronous_standby_names(rule), checkpoint)
+            case ApplyRule(rule, checkpoint, every):
+                yield from port.apply_names(synchronous_standby_names(rule), checkpoint, every)
             case Checkpoint():
                 yield from port.checkpoint()
             case Initdb():
@@ -241,7 +283,7 @@ class SimAgent:
         return member.name
 
     def _probe(self, name: str) -> Work:
-        asked_at = self.world.now
+        asked_at = self.node.clock()
         yield self.world.between(0.0005, 0.01)
         server = self.node.cluster[name].server
         reachable = self.world.net.both("sql", self.node.name, name)
@@ -256,7 +298,7 @@ class SimAgent:
 
     def _tick(self) -> None:
         self.post(Tick())
-        self.world.call(TICK, self.proc, self._tick)
+        self.world.call(TICK / self.node.clock_rate, self.proc, self._tick)
 
     def _watched(self) -> None:
         if self.proc.alive:
@@ -267,7 +309,7 @@ class SimAgent:
             self._read_again = True
             return
         self._reading, self._read_again = True, False
-        asked_at = self.world.now
+        asked_at = self.node.clock()
         work = self.node.cluster_.dcs.read(self.node.name)
         self._spawn(work, lambda r, e: self._read_answered(asked_at, r, e))
 
@@ -284,6 +326,11 @@ class SimAgent:
         else:
             self.world.call(READ_EVERY, self.proc, self._read_due, self._read_timer)
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether an answer of the DCS is awaited."""
+        return self._reading
+
     def _read_due(self, timer: int) -> None:
         if timer == self._read_timer:
             self._read()
@@ -293,7 +340,10 @@ class SimAgent:
         self.world.call(0.01, self.proc, self._look, self._look_timer)
 
     def _look(self, timer: int) -> None:
-        if timer == self._look_timer:
+        if timer == self._look_timer and self.node.guard is None:
+            self._look_timer += 1
+            self._spawn(self.port.connect_guard(), lambda r, e: self._look_soon())
+        elif timer == self._look_timer:
             count = self.state.effects_done
             delay = self.world.between(0.001, 0.01)
             self.world.call(delay, self.proc, self._looked, count, self.port.look())
@@ -326,18 +376,26 @@ class Channel:
         for target in (*self.cluster.nodes, *self.cluster.gates):
             if target != source:
                 self._latest[source, target] = record
-                if not self.world.chance(self.world.rates.message_lost):
-                    self._send(source, target, record)
+                if self.world.chance(self.world.rates.message_lost):
+                    self.world.hit("a message is lost")
+                    continue
+                self._send(source, target, record)
+                if self.cluster.strikes("a message comes twice"):
+                    self._late(source, target, record)
 
     def _send(self, source: str, target: str, record: Record) -> None:
         key = source, target
         if self.world.chance(self.world.rates.reordered):
-            delay = self.world.between(0.01, 2.0)
-            self.world.call(delay, None, self._arrive, source, target, record)
+            self.world.hit("a message is overtaken")
+            self._late(source, target, record)
             return
         at = max(self._arrives.get(key, 0.0), self.world.now + self.world.between(0.0003, 0.006))
         self._arrives[key] = at
         self.world.call(at - self.world.now, None, self._arrive, source, target, record)
+
+    def _late(self, source: str, target: str, record: Record) -> None:
+        delay = self.world.between(0.01, 2.0)
+        self.world.call(delay, None, self._arrive, source, target, record)
 
     def _arrive(self, source: str, target: str, record: Record) -> None:
         key = source, target

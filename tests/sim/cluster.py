@@ -7,11 +7,13 @@ from pgregent.core.gate import Heard, route
 from pgregent.core.types import PgState, Record, Register, Settings
 from tests.sim.agent import Channel
 from tests.sim.fake_dcs import FakeDcs
+from tests.sim.fake_postgres import Wal
 from tests.sim.invariants import Checker
 from tests.sim.node import Node
-from tests.sim.world import World
+from tests.sim.world import World, transcript
 
 STALE_AFTER = 3.0
+ARCHIVES_KEPT = 6
 
 
 class Gate:
@@ -43,7 +45,11 @@ class Gate:
         if where.term < self.term:
             self.cluster.checker.broken(f"S6: routed to term {where.term} after {self.term}")
         self.term = where.term
-        self.cluster.write(where.primary[0], self._acknowledged)
+        self.cluster.checker.routed(where.term)
+        if self.world.random.random() < 0.3:
+            self.cluster.read(where.primary[0])
+        else:
+            self.cluster.write(where.primary[0], self._acknowledged)
 
     def _acknowledged(self) -> None:
         self.acked += 1
@@ -61,12 +67,37 @@ class Cluster:
         self.nodes: dict[str, Node] = {}
         self.pace = 1.0
         """By what the clients' pauses are multiplied."""
+        self.ambient: dict[str, float] = {}
+        """What goes wrong by itself wherever it can, and with what probability."""
+        self.archive: list[tuple[list[Wal], int]] = []
+        """The newest logs in the WAL archive, each as a list and how much of it."""
+        self.archiving = False
+        self.k2 = 0.0
+        """How likely it is that the operator wants k = 2."""
+        self.settings = settings
         self.gates: dict[str, Gate] = {}
-        for n in range(1, nodes + 1):
-            name = f"n{n}"
-            given = Settings(name, host=name, port=5432, **settings)
-            self.nodes[name] = Node(self, name, given)
+        for _ in range(nodes):
+            self.add_node()
         self.checker.nodes = self.nodes
+
+    def add_node(self) -> Node:
+        """A machine without data."""
+        name = f"n{len(self.nodes) + 1}"
+        given = Settings(name, host=name, port=5432, **self.settings)
+        self.nodes[name] = Node(self, name, given)
+        return self.nodes[name]
+
+    def strikes(self, fault: str) -> bool:
+        """Whether a fault that is about strikes here and now."""
+        probability = self.ambient.get(fault)
+        if probability is None or self.world.random.random() >= probability:
+            return False
+        self.world.hit(fault)
+        return True
+
+    def archived(self, log: list[Wal]) -> None:
+        """A primary archived its log as far as it is now."""
+        self.archive = [*self.archive[1 - ARCHIVES_KEPT :], (log, len(log))]
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
@@ -78,21 +109,31 @@ class Cluster:
         if clients:
             self.gates["gate"] = Gate(self, "gate")
             for name in self.nodes:
-                self._direct_client(name)
+                self.direct_client(name)
 
-    def _direct_client(self, name: str) -> None:
-        self.world.call(self.pace * self.world.between(0.02, 0.3), None, self._direct_client, name)
+    def direct_client(self, name: str) -> None:
+        """Writes at this node, past the entry point."""
+        self.world.call(self.pace * self.world.between(0.02, 0.3), None, self.direct_client, name)
         self.write(name, lambda: None)
 
     def write(self, name: str, acknowledged: Callable[[], None]) -> None:
         """A client's commit at this node, if it takes one."""
         server = self.nodes[name].server
-        if server is not None and server.state is PgState.PRIMARY and len(server.waiting) < 50:
+        if server is None or server.state is not PgState.PRIMARY or server.closed:
+            return
+        if len(server.waiting) < 50:
             number = self.checker.new_write()
             delay = self.world.between(0.0002, 0.005)
             self.world.call(delay, server.proc, server.commit, number, acknowledged)
 
-    def run(self, seconds: float, done: Callable[[], bool] = lambda: False) -> bool:
+    def read(self, name: str) -> None:
+        """A client's read at this node through the entry point."""
+        server = self.nodes[name].server
+        if server is not None and server.state is PgState.PRIMARY and not server.closed:
+            delay = self.world.between(0.0002, 0.005)
+            self.world.call(delay, server.proc, self.checker.read, server)
+
+    def run(self, seconds: float, done: Callable[[], bool] | None = None) -> bool:
         return self.world.run(self.world.now + seconds, done)
 
     def settle(self, seconds: float = 60.0, steadily: float = 1.0) -> str:
@@ -119,5 +160,4 @@ class Cluster:
 
     def transcript(self, *who: str) -> str:
         """The trace as text; of these only, if any are named."""
-        lines = (t for t in self.world.trace if not who or t[1] in who)
-        return "\n".join(f"{at:9.3f} {name:5} {what}" for at, name, what in lines)
+        return transcript(self.world.trace, *who)

@@ -4,6 +4,7 @@ WAL is a list of records that are on disk; a follower's log is a prefix of its u
 diverged. A reload is taken over late, and by every process at a time of its own.
 """
 
+import bisect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ class Conf:
     label: str = ""
     names: str = ""
     upstream: str | None = None
+    restore: bool = False
+    """Whether a restore_command is set."""
 
 
 @dataclass
@@ -56,6 +59,8 @@ class Disk:
     """(timeline, lsn): a segment file of a newer timeline that holds none of its records yet."""
     needed_lsn: int = 0
     """What has to be replayed before it is consistent (after pg_rewind)."""
+    foreign: bool = False
+    """Somebody promoted it by hand, and it was not made anew since."""
     clean: bool = False
     checkpoint_lsn: int = 0
     slots: set[str] = field(default_factory=set[str])
@@ -89,6 +94,12 @@ def parse_names(names: str) -> tuple[int, frozenset[str]]:
     return int(found[1]), frozenset(n.strip().strip('"').lower() for n in found[2].split(","))
 
 
+def holds(log: list[Wal], count: int, record: Wal) -> bool:
+    """Whether the first `count` records of a log have this one, and with it all before it."""
+    at = bisect.bisect_left(log, record.lsn, 0, count, key=lambda r: r.lsn)
+    return at < count and log[at] is record
+
+
 def extends(shorter: list[Wal], longer: list[Wal]) -> bool:
     """Whether the second log begins with the first (a record's predecessors are always its own)."""
     return not shorter or (len(longer) >= len(shorter) and longer[len(shorter) - 1] is shorter[-1])
@@ -107,6 +118,8 @@ class Link:
         self._arrives = self._replies = 0.0
         lagging = self.world.chance(self.world.rates.lagging)
         self.slowest = self.world.random.choice((0.05, 0.3, 2.0)) if lagging else FAST
+        if lagging:
+            self.world.hit("replication lags")
         self._reply()
 
     def pump(self) -> None:
@@ -117,11 +130,16 @@ class Link:
             self._arrives = at
             self.world.call(at - self.world.now, self.standby.proc, self._arrive, self._sent)
 
-    def _arrive(self, count: int) -> None:
+    def _arrive(self, count: int, flushed: bool = False) -> None:
         if not self.receiving:
             return
         if not self.world.net.open("sql", self.upstream.node.name, self.standby.node.name):
-            self.world.call(0.1, self.standby.proc, self._arrive, count)
+            self.world.call(0.1, self.standby.proc, self._arrive, count, flushed)
+            return
+        if not flushed and self.standby.node.slow_disk:
+            # Written, and lost if the power fails now: it is reported once it is flushed.
+            after = self.world.between(0.01, 0.5)
+            self.world.call(after, self.standby.proc, self._arrive, count, True)
             return
         log = self.standby.disk.log
         news = self.upstream.disk.log[len(log) : count]
@@ -186,6 +204,7 @@ class Server:
         """sync_standbys_defined: only the checkpointer sets it."""
         self.upstream: str | None = self.disk.conf.upstream
         self.label = self.disk.conf.label
+        self.restore = self.disk.conf.restore
         self.senders: list[Link] = []
         self.receiver: Link | None = None
         self.waiting: list[tuple[Wal, Callable[[], None]]] = []
@@ -195,12 +214,25 @@ class Server:
         self.paused = False
         self.settled = False
         self.hung = False
+        self.orphaned = False
+        """Its postmaster is dead; the sessions that it had go on."""
+        self.closed = not self.disk.standby
+        """Clients are not let in yet."""
+        self.by_hand = False
+        """Somebody called pg_promote; nobody was appointed."""
+        self.told = False
+        """The agent was told that it ended."""
+        self.seen: Wal | None = None
+        """The newest record that a session here sees."""
         self.stopping = False
         self.ended = Signal()
         self.promoting = False
         self.promotion_takes = (0.001, 0.15)
+        if node.cluster_.strikes("a promotion is slow"):
+            self.promotion_takes = (1.0, 30.0)
         self.timeline = 0
-        self.blocked_replay_until = 0.0
+        self.blocked = False
+        """A session reads here, and replay waits for it."""
         self.disk.clean = False
         self.world.call(self.world.between(0.02, 0.4), self.proc, self._booted)
 
@@ -216,7 +248,8 @@ class Server:
     def answers(self) -> bool:
         """Whether a fresh connection would be answered now."""
         running = self.state in (PgState.STANDBY, PgState.PRIMARY)
-        return self.alive and running and not self.proc.frozen and not self.hung
+        cut_off = self.proc.frozen or self.hung or self.orphaned
+        return self.alive and running and not cut_off
 
     # --- starting and stopping -----------------------------------------------------------------
 
@@ -237,7 +270,7 @@ class Server:
         else:
             self.state = PgState.PRIMARY
             self.timeline = self.disk.log[-1].timeline if self.disk.log else 1
-            self.append()
+            self.seen = self.append()
         self.node.say(f"postgres runs as {self.state.value} at {self.disk.position}")
 
     def _settle(self) -> None:
@@ -259,9 +292,23 @@ class Server:
         if self.node.server is self:
             self.node.server_ended(self, why)
 
+    def lose_postmaster(self) -> None:
+        """Only the postmaster is killed: sessions and walsenders go on until the guard, or in its
+        place the agent, has ended every one of them."""
+        if self.orphaned or not self.alive:
+            return
+        self.orphaned = True
+        self.node.say("the postmaster dies, its sessions go on")
+        for link in self.senders:
+            self.world.call(self.world.between(0.0, 0.1), self.proc, link.close)
+        self.node.postmaster_ended(self)
+
     def shut_down(self) -> Signal:
         """A fast shutdown: sessions end, a checkpoint, and standbys get all of it first."""
         if self.stopping:
+            return self.ended
+        if self.orphaned:
+            self.die("killed, since its postmaster is dead")
             return self.ended
         self.stopping = True
         self.waiting.clear()
@@ -292,7 +339,8 @@ class Server:
         self.names, self.names_text = parse_names(conf.names), conf.names
         self.reload_lsn = self.disk.end
         for link in self.senders:
-            self.world.call(self.world.between(0.0, 0.06), self.proc, self._adopt, link)
+            late = 50 if self.world.random.random() < 0.1 else 1
+            self.world.call(self.world.between(0.0, 0.06) * late, self.proc, self._adopt, link)
         self.world.call(self.world.between(0.001, 0.4), self.proc, self.set_flag)
         self.world.call(self.world.between(0.001, 0.03), self.proc, self._redirect)
 
@@ -309,7 +357,7 @@ class Server:
     def _redirect(self) -> None:
         conf = self.disk.conf
         same = (conf.upstream, conf.label) == (self.upstream, self.label)
-        self.upstream, self.label = conf.upstream, conf.label
+        self.upstream, self.label, self.restore = conf.upstream, conf.label, conf.restore
         if self.receiver is not None and not same:
             self.receiver.end_receiver()
         self.retry_soon(self.world.between(0.001, 0.04))
@@ -320,9 +368,13 @@ class Server:
         self.world.call(delay, self.proc, self._connect)
 
     def _connect(self) -> None:
-        if self.state is PgState.PRIMARY or self.receiver or not self.upstream:
+        if self.state is PgState.PRIMARY or self.receiver:
             return
         if not self.settled or self.stopping or self.promoting:
+            return
+        if self.restore:
+            self._from_archive()
+        if not self.upstream:
             return
         up = self.node.cluster[self.upstream].server
         if up is None or not self._may_stream(up):
@@ -349,8 +401,20 @@ class Server:
             return False
         return extends(self.disk.log, up.disk.log)
 
+    def _from_archive(self) -> None:
+        """The restore_command feeds it whatever the archive has of its lineage."""
+        for log, count in self.node.cluster_.archive:
+            mine = self.disk.log
+            if count > len(mine) and extends(mine, log):
+                mine.extend(log[len(mine) : count])
+                self.world.hit("WAL from the archive")
+                self.received()
+        if not self.upstream:
+            self.retry_soon(self.world.between(0.05, 0.5))
+
     def received(self) -> None:
         """WAL was flushed here: replay follows, and cascading standbys get it."""
+        self.node.checker.received(self.node)
         delay = self.world.between(0.0, 0.02)
         if self.state is PgState.STARTING and self.disk.end >= self.disk.needed_lsn:
             self.world.call(delay, self.proc, self._booted)
@@ -359,8 +423,14 @@ class Server:
             link.pump()
 
     def _replay(self, lsn: int) -> None:
-        if not self.paused:
+        if not self.paused and not self.blocked:
             self.replayed = max(self.replayed, lsn)
+
+    def end_readers(self) -> None:
+        """The sessions that held replay back are gone: it catches up at once."""
+        if self.blocked:
+            self.blocked = False
+            self._replay(self.disk.end)
 
     def request_promotion(self) -> None:
         """It cannot be recalled, and it is done when replay is; nobody has to wait for it."""
@@ -372,7 +442,11 @@ class Server:
 
     def _promote(self) -> None:
         if self.paused:
+            self.world.hit("a promotion shuts the server down")
             self.die("recovery aborted because of insufficient parameter settings")
+            return
+        if self.blocked:
+            self.world.call(0.05, self.proc, self._promote)
             return
         disk = self.disk
         known = [n for n, real in disk.histories.items() if real]
@@ -388,9 +462,10 @@ class Server:
         self.replayed = self.disk.end
         self.state = PgState.PRIMARY
         self.disk.standby = False
-        self.append()
+        self.seen = self.append()
         self.node.say(f"postgres is promoted to timeline {self.timeline}")
-        self.world.call(self.world.between(0.1, 1.0), self.proc, self.checkpoint)
+        after = self.world.random.choice((1.0, 10.0, 100.0))
+        self.world.call(self.world.between(0.1, after), self.proc, self.checkpoint)
 
     # --- a primary -----------------------------------------------------------------------------
 
@@ -402,6 +477,8 @@ class Server:
         self.node.checker.wrote(self.node, record)
         for link in self.senders:
             link.pump()
+        if self.node.cluster_.archiving and len(self.disk.log) % 16 == 0:
+            self.node.cluster_.archived(self.disk.log)
         return record
 
     def commit(self, write: int, acknowledged: Callable[[], None]) -> bool:
@@ -415,6 +492,7 @@ class Server:
             acknowledged()
 
         if not self.flag or record.lsn <= self.released:
+            self.seen = record
             acknowledge()
         else:
             self.waiting.append((record, acknowledge))
@@ -438,8 +516,16 @@ class Server:
         if self.state is PgState.PRIMARY:
             through = [w for w in self.waiting if w[0].lsn <= self.released]
             self.waiting = [w for w in self.waiting if w[0].lsn > self.released]
-            for _, acknowledge in through:
+            for record, acknowledge in through:
+                self.seen = record
                 acknowledge()
+
+    def cancel_one(self) -> bool:
+        """A client cancels its wait: the commit stands, and is seen, without a standby."""
+        if self.waiting and self.state is PgState.PRIMARY:
+            self.waiting.pop(self.world.random.randrange(len(self.waiting)))
+            return True
+        return False
 
     def checkpoint(self) -> None:
         """CHECKPOINT: the control file and the checkpointer's flag are up to date."""

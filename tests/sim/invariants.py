@@ -6,15 +6,20 @@ from pgregent.core.effects import Announce
 from pgregent.core.publish import serving
 from pgregent.core.types import Incarnation, PgState, Register
 from pgregent.core.view import State
-from tests.sim.fake_postgres import Wal
+from tests.sim.fake_postgres import Server, Wal, holds
 
 if TYPE_CHECKING:
     from tests.sim.node import Node
     from tests.sim.world import World
 
 
-STALE_SLACK = 1.0
-"""Seconds beyond the lease after which a deposed primary must be gone."""
+STALE_SLACK = 0.25
+"""Seconds beyond the lease after which a deposed primary must be gone: until the guard has killed
+it, and for clocks that drift."""
+STALE_ROUTE = 3.5
+"""Seconds beyond the lease after which the entry point must not route to it any more."""
+TOLD_WHY_AFTER = 5.0
+"""Seconds after its start from which an agent has to have something better to say than that."""
 
 
 class Checker:
@@ -24,12 +29,17 @@ class Checker:
         self.world = world
         self.nodes: dict[str, Node] = {}
         self.violations: list[str] = []
-        self.acked: dict[int, Wal] = {}
+        self.acked = 0
+        self.newest_acked: dict[int, Wal] = {}
+        """By timeline; a log that has a record has all before it."""
+        self.read_records: dict[int, Wal] = {}
+        """The newest that was read at the entry point, by timeline."""
         self.late_acks = 0
         self.appointed: dict[int, Incarnation] = {}
         self.writers: dict[int, tuple[str, Incarnation]] = {}
         self.openings: list[tuple[float, int, str]] = []
-        self.opened_logs: dict[int, tuple[int, set[int]]] = {}
+        self.opened_logs: dict[int, tuple[list[Wal], int]] = {}
+        self.opened_at: dict[int, float] = {}
         self.register: Register | None = None
         self.forgotten: Register | None = None
         """The newest register, while the DCS shows less."""
@@ -90,6 +100,9 @@ class Checker:
 
     def wrote(self, node: "Node", record: Wal) -> None:
         """A primary put a record into WAL."""
+        if self._by_hand(node, record):
+            return
+        self._sealed(node, "wrote")
         who = (node.name, node.store.incarnation)
         first = self.writers.setdefault(record.timeline, who)
         if first != who:
@@ -100,39 +113,103 @@ class Checker:
         if appointed is None and record.timeline > 1:
             self.broken(f"S4: {who} writes timeline {record.timeline}, which nobody was given")
 
+    def _by_hand(self, node: "Node", record: Wal) -> bool:
+        """Whether somebody promoted its server, and nobody appointed it for this timeline."""
+        by_hand = node.server is not None and node.server.by_hand
+        return by_hand and self.appointed.get(record.timeline) != node.store.incarnation
+
     def acknowledged(self, node: "Node", record: Wal) -> None:
         """A client was told that its commit is safe."""
-        assert record.write is not None
-        self.acked[record.write] = record
-        for term, (_, log) in self.opened_logs.items():
+        self.acked += 1
+        if self._by_hand(node, record):
+            self.broken(f"S2: {node.name}, promoted by hand, acknowledged a commit")
+        before = self.newest_acked.get(record.timeline)
+        if before is None or before.lsn < record.lsn:
+            self.newest_acked[record.timeline] = record
+        for term, (log, count) in self.opened_logs.items():
             if term > record.timeline:
                 self.late_acks += 1
-                if record.write not in log:
+                if not holds(log, count, record):
                     self.broken(
                         f"S2: write {record.write} acknowledged on timeline {record.timeline} by "
                         f"{node.name} after term {term} had begun without it"
                     )
 
+    def read(self, server: Server) -> None:
+        """A client read here, having come through the entry point: it saw this, and all before."""
+        record = server.seen
+        if record is None or server.state is not PgState.PRIMARY:
+            return
+        before = self.read_records.get(record.timeline)
+        if before is None or before.lsn < record.lsn:
+            self.read_records[record.timeline] = record
+            for term, (log, count) in self.opened_logs.items():
+                if term > record.timeline and not holds(log, count, record):
+                    self.broken(
+                        f"S3: what was read on timeline {record.timeline} at {server.node.name} is "
+                        f"not in term {term}, which had begun"
+                    )
+
+    def received(self, node: "Node") -> None:
+        """WAL was flushed on a standby: not on one that has voted, until its seal is lifted."""
+        self._sealed(node, "took")
+
+    def _sealed(self, node: "Node", did: str) -> None:
+        state = node.agent.state if node.agent is not None else None
+        if state is not None and state.vote is not None:
+            register = state.register
+            if register is not None and register.electing and state.vote.round == register.round:
+                self.broken(f"S4: {node.name} {did} WAL after its vote in round {register.round}")
+
+    def routed(self, term: int) -> None:
+        """The entry point leads a client to this term's primary."""
+        newest = max(self.opened_at, default=0)
+        if term >= newest:
+            return
+        lease = max(node.settings.lease for node in self.nodes.values())
+        if self.world.now - self.opened_at[newest] > lease + STALE_ROUTE:
+            self.broken(f"S6: routed to term {term} long after term {newest} had opened")
+
     def stepped(self, node: "Node", state: State) -> None:
         """After each step of a core."""
+        if not state.why or (
+            state.why == "starting" and state.now - state.started_at > TOLD_WHY_AFTER
+        ):
+            self.broken(f"L3: {node.name} gives no reason for {state.postgres.state.value}")
         if state.me != self._now.setdefault(node.name, state.me):
             self._before[node.name], self._now[node.name] = self._now[node.name], state.me
         register = state.register
         term = register.term if register is not None and serving(state) else 0
+        server = node.server
+        if server is None or server.state is not PgState.PRIMARY:
+            # It has not heard yet that its server ended: nobody can be served by that.
+            term = 0
         if term and self._open.get(node.name) != term:
             self._opens(node, term)
         self._open[node.name] = term
 
     def _opens(self, node: "Node", term: int) -> None:
         self.openings.append((self.world.now, term, node.name))
-        have = node.disk.writes()
-        lost = {w for w, r in self.acked.items() if r.timeline <= term} - have
-        if lost and not self._is_stale(term):
-            self.broken(f"S1: {node.name} opens term {term} without the writes {sorted(lost)[:9]}")
+        if not self._is_stale(term):
+            if lost := self._missing(node, self.newest_acked, term):
+                self.broken(f"S1: {node.name} opens term {term} without the acknowledged {lost}")
+            if lost := self._missing(node, self.read_records, term):
+                self.broken(f"S3: {node.name} opens term {term} without {lost}, which was read")
         if term not in self.opened_logs:
-            self.opened_logs[term] = (node.disk.end, have)
+            self.opened_logs[term] = (node.disk.log, len(node.disk.log))
+            self.opened_at[term] = self.world.now
             after = node.settings.lease + STALE_SLACK
             self.world.call(after, None, self._deposed, term, dict(self._thaws))
+
+    @staticmethod
+    def _missing(node: "Node", records: dict[int, Wal], term: int) -> str:
+        """Which of these a node's log lacks of the terms up to this one; empty: none."""
+        log = node.disk.log
+        return ", ".join(
+            f"write {r.write} on timeline {t}"
+            for t, r in records.items()
+            if t <= term and not holds(log, len(log), r)
+        )
 
     def thawed(self, node: "Node") -> None:
         """A frozen node goes on: what it does at once is not its fault."""
@@ -142,7 +219,9 @@ class Checker:
         """A lease after the successor opened, nobody may be a primary of an earlier term."""
         for name, node in self.nodes.items():
             server = node.server
-            if server is None or node.frozen or thaws.get(name) != self._thaws.get(name):
+            if server is None or node.frozen or node.guard is None or server.by_hand:
+                continue
+            if thaws.get(name) != self._thaws.get(name):
                 continue
             if server.state is PgState.PRIMARY and server.timeline < term:
                 self.broken(f"S6: {name} still runs as primary of term {server.timeline}")
@@ -155,22 +234,20 @@ class Checker:
     def destroyed(self, node: "Node", how: str) -> None:
         """A node is about to throw its log away."""
         self.ways.add(how)
-        mine = node.disk.writes() & self.acked.keys()
-        for other in self.nodes.values():
-            if other is not node and other.disk.usable:
-                mine -= other.disk.writes()
+        others = [n.disk.log for n in self.nodes.values() if n is not node and n.disk.usable]
+        log = node.disk.log
+        mine = [
+            r.write
+            for r in self.newest_acked.values()
+            if holds(log, len(log), r) and not any(holds(o, len(o), r) for o in others)
+        ]
         before = self._before.get(node.name)
         rules = self.register.rules[:-1] if self.register else ()
         counted = [r for r in rules if before and before in (r.writer, *r.members)]
         if self.register and any(r.writer != self.register.primary for r in counted):
             self.broken(f"S8: the {how} of {node.name} destroys a log that {counted[0]} counts on")
         if mine:
-            self.broken(
-                f"S8: the {how} of {node.name} destroys the last copy of {sorted(mine)[:9]}"
-            )
-
-    def lost_disk(self, node: "Node") -> None:
-        """A fault did it: then the schedule has to leave another copy."""
+            self.broken(f"S8: the {how} of {node.name} destroys the last copy of the writes {mine}")
 
     def announced(self, node: "Node", effect: Announce) -> None:
         if effect.how:
@@ -183,11 +260,16 @@ class Checker:
         register = self.register
         if register is None or register.electing or len(register.rules) != 1:
             return "the register is not settled"
+        if self.forgotten is not None:
+            return "the register is lost"
         primary = self.nodes[register.primary.name]
         state = primary.agent.state if primary.agent else None
         if state is None or not serving(state) or state.register != register:
             return f"{primary.name} does not serve: {state.why if state else 'no agent'}"
-        for node in self.nodes.values():
+        if primary.server is None or primary.server.closed:
+            return f"{primary.name} lets no clients in"
+        expected = [node for node in self.nodes.values() if node.expected]
+        for node in expected:
             if node is primary:
                 continue
             receiver = node.server.receiver if node.server else None
@@ -196,15 +278,31 @@ class Checker:
                 return f"{node.name} does not stream: {node.agent and node.agent.state.why}"
             if node.disk.end < primary.disk.end - 2000:
                 return f"{node.name} is behind"
-        wanted = min(primary.settings.nodes_wanted_k, len(self.nodes) - 1)
-        if len(register.rule.members) != len(self.nodes) - 1 or register.rule.k < wanted:
+        may = sum(not n.settings.nosync for n in expected if n is not primary)
+        wanted = min(primary.settings.nodes_wanted_k, may)
+        if register.rule.k != wanted or len(register.rule.members) != (may if wanted else 0):
             return f"the rule is {register.rule}"
+        return self._reasons(register, expected)
+
+    @staticmethod
+    def _reasons(register: Register, expected: list["Node"]) -> str:
+        """L3: what each says of itself is so, now that all is well."""
+        name, term = register.primary.name, register.term
+        for node in expected:
+            why = node.agent.state.why if node.agent else ""
+            begins = f"streaming from {name} in term {term}"
+            if node.name == name:
+                begins = f"primary of term {term}, acknowledging under {register.rule}"
+            if not why.startswith(begins):
+                return f"L3: {node.name} says {why!r}, not {begins!r}"
         return ""
 
     def at_the_end(self) -> None:
         """S1 once more, on the primary that there is."""
         register = self.register
         assert register is not None
-        lost = self.acked.keys() - self.nodes[register.primary.name].disk.writes()
-        if lost:
-            self.broken(f"S1: in the end {register.primary.name} lacks {sorted(lost)[:9]}")
+        node = self.nodes[register.primary.name]
+        if lost := self._missing(node, self.newest_acked, register.term):
+            self.broken(f"S1: in the end {node.name} lacks the acknowledged {lost}")
+        if lost := self._missing(node, self.read_records, register.term):
+            self.broken(f"S3: in the end {node.name} lacks {lost}, which was read")

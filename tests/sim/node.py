@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tests.sim.invariants import Checker
 
 
+START = 100.0
+EPOCH = 1_700_000_000.0
+
+
 class Guard:
     """Owns the server: keeps the deadline, tells the agent when the server ended."""
 
@@ -27,12 +31,13 @@ class Guard:
         """Stop the server that runs now at this time."""
         self.deadline = at
         if at is not None:
-            self.node.world.call(at - self.node.world.now, self.proc, self.check)
+            after = (at - self.node.clock()) / self.node.clock_rate
+            self.node.world.call(after, self.proc, self.check)
 
     def check(self) -> None:
         """Kill a server whose time has passed."""
         server = self.node.server
-        if self.deadline is not None and self.node.world.now >= self.deadline and server:
+        if self.deadline is not None and self.node.clock() >= self.deadline - 1e-9 and server:
             self.deadline = None
             server.die("its authority ran out")
 
@@ -56,6 +61,20 @@ class Node:
         self.silent = False
         """The power is off: nothing answers, not even its kernel."""
         self.left = False
+        self.expected = True
+        """It is part of the cluster, and has to be well once everything heals."""
+        self.clock_rate = 1.0
+        self.wall_offset = 0.0
+        """Seconds by which its wall clock is wrong; nothing safe may depend on that."""
+        self.slow_disk = False
+
+    def clock(self) -> float:
+        """Its CLOCK_BOOTTIME, which drifts, and goes on while the node is frozen."""
+        return START + (self.world.now - START) * self.clock_rate
+
+    def wall(self) -> float:
+        """Its wall clock: seconds since the epoch."""
+        return EPOCH + self.clock() + self.wall_offset
 
     @property
     def cluster(self) -> "Mapping[str, Node]":
@@ -73,16 +92,33 @@ class Node:
 
     def start_agent(self) -> None:
         """Start the agent, and the guard if none runs."""
-        if self.agent is not None:
+        if self.agent is not None or not self.expected:
             return
         if self.guard is None:
-            self.guard = Guard(self)
+            self.new_guard()
         self.silent = False
         self.left = False
         self.say("agent starts")
         self.agent = SimAgent(self)
         self.agent.proc.frozen += self.frozen
+
+    def new_guard(self) -> None:
+        """Start a guard, on a data directory that no process is left of."""
+        if self.server is not None:
+            self.server.die("its data directory is emptied of every process")
+        self.guard = Guard(self)
         self.guard.proc.frozen = int(self.frozen)
+
+    def kill_guard(self) -> bool:
+        """The guard dies alone: its server goes on, and nobody keeps its deadline."""
+        if self.guard is None:
+            return False
+        self.say("guard dies")
+        self.guard.proc.alive = False
+        self.guard = None
+        if self.agent is not None:
+            self._tell(self.agent, "its guard is gone")
+        return True
 
     def run_server(self, deadline: float | None) -> Server:
         """The guard starts a server."""
@@ -99,11 +135,33 @@ class Node:
         self.server = None
         if self.guard is not None:
             self.guard.deadline = None
-            self.world.call(self.world.between(0.0005, 0.01), self.guard.proc, self._tell, why)
+            if not server.told:
+                self.world.call(
+                    self.world.between(0.0005, 0.01), self.guard.proc, self._reaped, why
+                )
 
-    def _tell(self, why: str) -> None:
+    def postmaster_ended(self, server: Server) -> None:
+        """The guard tells the agent first, and then ends what the postmaster left."""
+        if self.guard is None:
+            return
+        after = self.world.between(0.0005, 0.01)
+
+        def tell() -> None:
+            server.told = True
+            self._reaped("killed")
+            why = "killed by its guard"
+            self.world.call(self.world.between(0.0, 0.1), guard.proc, server.die, why)
+
+        guard = self.guard
+        self.world.call(after, guard.proc, tell)
+
+    def _reaped(self, why: str) -> None:
         if self.agent is not None:
             self.agent.server_exited(why)
+
+    def _tell(self, agent: SimAgent, why: str) -> None:
+        after = self.world.between(0.0005, 0.01)
+        self.world.call(after, agent.proc, agent.server_exited, why)
 
     def kill_agent(self, *, silently: bool = False) -> None:
         """The agent dies; guard and server go on."""
@@ -113,9 +171,15 @@ class Node:
             self.say("agent dies")
             self.cluster_.channel.closed(self.name, silently)
 
-    def kill_server(self) -> None:
-        if self.server is not None:
+    def kill_server(self) -> bool:
+        """The postmaster is killed, or (a coin decides) every process of the server."""
+        if self.server is None:
+            return False
+        if self.world.chance(0.5):
+            self.server.lose_postmaster()
+        else:
             self.server.die("killed")
+        return True
 
     def kill(self, *, silently: bool = False) -> None:
         """Everything on the node dies; silently: as when the power fails."""
@@ -134,10 +198,13 @@ class Node:
         self.left = True
         self.kill()
 
-    def leave(self, whole_cluster: bool = False) -> None:
-        if self.agent is not None:
-            self.say("told to leave")
-            self.agent.post(Leave(whole_cluster))
+    def leave(self, whole_cluster: bool = False) -> bool:
+        """Tell the agent to leave; whether there is one."""
+        if self.agent is None:
+            return False
+        self.say("told to leave")
+        self.agent.post(Leave(whole_cluster))
+        return True
 
     # --- faults --------------------------------------------------------------------------------
 
@@ -153,14 +220,14 @@ class Node:
                 proc.frozen += 1
 
     def thaw(self) -> None:
-        """It goes on; the guard looks at the clock before anything else happens."""
+        """It goes on; the guard looks at the clock at once, but others may be earlier."""
         if not self.frozen:
             return
         self.say("thaws")
         self.frozen = False
         self.checker.thawed(self)
         if self.guard is not None:
-            self.guard.check()
+            self.world.call(self.world.between(0.0, 0.01), self.guard.proc, self.guard.check)
         for proc in self._procs():
             self.world.thaw(proc)
         if self.agent is not None:
@@ -172,7 +239,7 @@ class Node:
         self.paused = paused
         if self.server is not None:
             self.server.paused = paused
-            if not paused:
+            if not paused and not self.server.blocked:
                 self.server.replayed = self.disk.end
 
     def lose_data(self, state_too: bool) -> None:
@@ -180,15 +247,16 @@ class Node:
         self.say("loses its data directory" + (" and its state" if state_too else ""))
         if self.server is not None:
             self.server.die("its data directory is gone")
-        self.checker.lost_disk(self)
         self.disk = Disk()
         if state_too:
             self.kill_agent()
             self.store = self.stranger()
+            # One that knows no cluster would take another's for its own.
+            self.cluster_.dcs.misled.pop(self.name, None)
 
-    def set_eligible(self, eligible: bool) -> None:
-        """Change the tag nofailover (which takes a restart of the agent)."""
-        self.settings = replace(self.settings, nofailover=not eligible)
+    def remove_tags(self) -> None:
+        """No tag keeps it from anything (which takes a restart of the agent)."""
+        self.settings = replace(self.settings, nofailover=False, nosync=False)
 
 
 __all__ = ["Guard", "Node", "PostgresExited"]

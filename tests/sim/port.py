@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.events import Promoted, Sealed
 from pgregent.core.types import PgState, Postgres
-from tests.sim.fake_postgres import Conf, Disk, Server
+from tests.sim.fake_postgres import Conf, Disk, Server, extends
 from tests.sim.world import Signal, Work
 
 if TYPE_CHECKING:
@@ -32,17 +32,25 @@ class Port:
     def gone(self) -> None:
         self._made_at = self._answered_at = 0.0
 
+    def connect_guard(self) -> Work:
+        """Without a guard: kill every process of the data directory, then start one."""
+        if self.node.guard is None:
+            yield self.world.between(0.03, 0.3)
+        if self.node.guard is None:
+            self.world.hit("a data directory is emptied")
+            self.node.new_guard()
+
     def look(self) -> Postgres:
         """See adapters/postgres/observe.py."""
         node, server = self.node, self.node.server
-        if server is None:
+        if server is None or server.told or node.guard is None:
             return self._from_disk()
         if server.state is PgState.STARTING:
             return Postgres(PgState.STARTING, answered_at=self._answered_at)
-        if self.world.now - self._made_at >= FRESH_EVERY:
+        if node.clock() - self._made_at >= FRESH_EVERY:
             if not server.answers:
                 return Postgres(PgState.UNKNOWN, answered_at=self._answered_at)
-            self._made_at = self._answered_at = node.world.now
+            self._made_at = self._answered_at = node.clock()
         return server.look(self._answered_at)
 
     def _from_disk(self) -> Postgres:
@@ -69,13 +77,17 @@ class Port:
     def start(
         self, label: str, names: str, upstream: str | None, standby: bool, deadline: float | None
     ) -> Work:
-        node, disk = self.node, self.node.disk
+        yield from self.connect_guard()
         yield self.world.between(0.001, 0.01)
+        node, disk = self.node, self.node.disk
+        if node.guard is None:
+            raise Unavailable("guard", "it died")
         if not disk.exists:
             raise Refused("there is no data directory")
         if node.server is not None:
             raise Unavailable("guard", "a server still runs")
-        disk.conf = Conf(label if upstream else "", names, upstream)
+        restore = upstream is not None and node.cluster_.archiving
+        disk.conf = Conf(label if upstream else "", names, upstream, restore)
         disk.remove_late_stubs()
         disk.standby = standby
         server = node.run_server(deadline)
@@ -84,9 +96,10 @@ class Port:
                 yield 5.0
                 raise Unavailable("postgres", "it ended while it started")
             yield 0.02
-        self._made_at = self._answered_at = self.world.now
+        self._made_at = self._answered_at = node.clock()
 
     def stop(self, immediate: bool) -> Work:
+        yield from self.connect_guard()
         self.stopping = True
         try:
             yield self.world.between(0.0005, 0.005)
@@ -111,11 +124,14 @@ class Port:
 
     def _reconfigure(self, label: str, names: str, upstream: str | None) -> Work:
         yield self.world.between(0.0005, 0.005)
-        self.node.disk.conf = Conf(label, names, upstream)
+        restore = upstream is not None and self.node.cluster_.archiving
+        self.node.disk.conf = Conf(label, names, upstream, restore)
+        yield from self.connect_guard()
         yield self.world.between(0.0002, 0.002)
-        if self.node.server is None:
+        server = self.node.server
+        if server is None or server.orphaned:
             raise Unavailable("guard", "no server runs")
-        self.node.server.reload()
+        server.reload()
 
     def follow(self, label: str, names: str, upstream: str) -> Work:
         yield from self._reconfigure(label, names, upstream)
@@ -128,7 +144,8 @@ class Port:
             if server.state is not PgState.STANDBY:
                 raise Unavailable("postgres", "it is not a standby")
             # Recovery has the new configuration once it has redirected itself.
-            if server.receiver is None and server.upstream is None and server.settled:
+            gone = server.receiver is None and server.upstream is None and not server.restore
+            if gone and server.settled:
                 disk = self.node.disk
                 return Sealed(round_, disk.position, max(disk.histories, default=1))
             yield POLL
@@ -142,7 +159,7 @@ class Port:
         for n in range(2, term):
             disk.histories.setdefault(n, False)
         yield from self._reconfigure("", names, None)
-        server = self._running()
+        self._running().end_readers()
         yield self.world.between(0.0, 0.02)
         server = self._running()
         if server.state is not PgState.STANDBY:
@@ -159,7 +176,7 @@ class Port:
 
     # --- a running primary ---------------------------------------------------------------------
 
-    def apply_names(self, names: str, checkpoint: bool) -> Work:
+    def apply_names(self, names: str, checkpoint: bool, all_walsenders: bool = False) -> Work:
         yield from self._reconfigure("", names, None)
         until = self.world.now + 5.0
         while True:
@@ -168,9 +185,24 @@ class Port:
                 if checkpoint:
                     yield self.world.between(0.005, 0.5)
                     self._running().checkpoint()
+                if all_walsenders:
+                    yield from self._walsenders_have_reloaded()
                 return
             if self.world.now > until:
                 raise Refused(f"synchronous_standby_names is {server.names_text!r}")
+            yield POLL
+
+    def _walsenders_have_reloaded(self) -> Work:
+        patient = self.world.now + 0.5
+        while True:
+            server = self._running()
+            stale = [link for link in server.senders if link.names != server.names]
+            if not stale:
+                return
+            if self.world.now > patient + 5.0:
+                raise Unavailable("postgres", "walsenders have not seen the reload")
+            for link in stale if self.world.now > patient else ():
+                link.close()
             yield POLL
 
     def barrier(self, names: str) -> Work:
@@ -189,6 +221,11 @@ class Port:
                 raise Unavailable("postgres", "connection lost")
             if self.world.now > until:
                 raise Unavailable("postgres", "no standby has acknowledged the barrier")
+
+    def admit(self) -> Work:
+        """Let clients in."""
+        yield self.world.between(0.001, 0.02)
+        self._running().closed = False
 
     def checkpoint(self) -> Work:
         yield self.world.between(0.005, 5.0)
@@ -223,21 +260,32 @@ class Port:
         server = self._source(source, None)
         if server.disk.system_id != disk.system_id or node.server is not None:
             raise Refused("pg_rewind refuses")
-        server.checkpoint()
+        self.checkpoint_at(server)
         yield self.world.between(0.01, 0.5)
         self._source(source, server)
+        if server.disk.control_timeline == disk.control_timeline:
+            node.say("pg_rewind says: no rewind required")
+            if not extends(disk.log, server.disk.log):
+                node.checker.broken(f"S5: {node.name} goes on with a log that has diverged")
+            return
         node.checker.destroyed(node, "rewind")
         disk.usable = False
         for _ in range(3):
             yield self.world.between(0.02, 0.3)
             self._source(source, server)
-        copied = self.world.random.choice((0, 0, 1, 5))
-        disk.log = server.disk.log[: len(server.disk.log) - copied]
+            if node.cluster_.strikes("a rewind fails in the middle"):
+                raise Refused("pg_rewind: could not find previous WAL record")
+        copied = self.world.random.choice((0, 0, 1, 5, 100))
+        disk.log = server.disk.log[: max(0, len(server.disk.log) - copied)]
         disk.needed_lsn = server.disk.end
         disk.histories = dict(server.disk.histories)
         disk.control_timeline, disk.segment = server.timeline, (0, 0)
-        disk.usable, disk.clean = True, False
+        disk.usable, disk.clean, disk.foreign = True, False, False
         yield 0.001
+
+    def checkpoint_at(self, source: Server) -> None:
+        """Before it, the control file of a new primary shows the timeline before."""
+        source.checkpoint()
 
     def clone(self, source: str) -> Work:
         node = self.node

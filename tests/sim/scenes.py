@@ -1,17 +1,21 @@
 """Short plays that lead to where one particular mistake would lose something."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from pgregent.core.effects import WriteRegister
 from pgregent.core.election import choose, elect, votes
+from pgregent.core.events import Switchover
+from pgregent.core.types import Stage
 from pgregent.core.view import State
 from tests.sim.cluster import Cluster
 
 
-def _cluster(seed: int, **settings: Any) -> Cluster:
+def _cluster(seed: int, *, archiving: bool = False, **settings: Any) -> Cluster:
     """Of three, n1 is primary; clients are busy."""
     cluster = Cluster(seed, 3, **settings)
+    cluster.archiving = archiving
     cluster.pace = 0.1
     cluster.start()
     assert not cluster.settle(30.0)
@@ -122,4 +126,180 @@ def handover_to_one_that_is_behind(seed: int) -> str:
     cluster["n1"].leave()
     cluster["n3"].kill()
     cluster.run(10.0)
+    return _end(cluster)
+
+
+def _forgetful_member(seed: int, forget: Callable[[Cluster], None]) -> str:
+    """n3 votes while n1 still works, forgets that, and hears of nothing; n2 is appointed."""
+    cluster = _cluster(seed, lease=30.0)
+    dcs = cluster.dcs
+    _block(cluster, "peers", ("n1", "n2"), ("n1", "n3"))
+    _block(cluster, "dcs", ("n1", "dcs"))
+    assert dcs.register is not None
+    dcs.apply(WriteRegister(dcs.register.seq, elect(dcs.register, "they hear nothing of n1")))
+    assert cluster.run(1.0, _all(cluster, ["n2", "n3"], _is_electing))
+    dcs.away = True
+    assert cluster.run(1.0, _all(cluster, ["n2", "n3"], _has_voted))
+    cluster.run(0.1)
+    _block(cluster, "peers", ("n2", "n3"))
+    _block(cluster, "dcs", ("n3", "dcs"))
+    _block(cluster, "sql", ("n1", "n2"), ("n2", "n3"))
+    forget(cluster)
+    cluster.run(0.3)
+    cluster.world.net.blocked -= {("peers", "n1", "n3"), ("peers", "n3", "n1")}
+    dcs.away = False
+    cluster.run(8.0)
+    return _end(cluster)
+
+
+def voter_dies(seed: int) -> str:
+    """The power of a member that has just voted fails."""
+
+    def forget(cluster: Cluster) -> None:
+        cluster["n3"].kill()
+        cluster["n3"].start_agent()
+
+    return _forgetful_member(seed, forget)
+
+
+def voter_is_made_anew(seed: int) -> str:
+    """A member that has voted loses its disk, and is cloned from the primary that it gave up."""
+
+    def forget(cluster: Cluster) -> None:
+        cluster["n3"].lose_data(state_too=True)
+        cluster["n3"].store = dataclasses.replace(
+            cluster["n3"].store, register=cluster["n1"].store.register
+        )
+        cluster["n3"].start_agent()
+
+    return _forgetful_member(seed, forget)
+
+
+def furthest_may_not_succeed(seed: int) -> str:
+    """Only n2 has what n1 acknowledged last, and n2 is tagged nofailover."""
+    cluster = Cluster(seed, 3)
+    cluster.pace = 0.1
+    cluster["n2"].settings = dataclasses.replace(cluster["n2"].settings, nofailover=True)
+    cluster.start()
+    assert not cluster.settle(30.0)
+    _block(cluster, "sql", ("n1", "n3"))
+    cluster.run(0.5)
+    cluster["n1"].kill()
+    cluster.world.net.blocked.clear()
+    cluster.run(5.0)
+    return _end(cluster)
+
+
+def rewound_member_votes(seed: int) -> str:
+    """n3 alone has what n1 acknowledged last; promoted by hand, it is rewound, and n1 dies."""
+    cluster = _cluster(seed)
+    _block(cluster, "sql", ("n1", "n2"))
+    cluster.run(0.5)
+    server = cluster["n3"].server
+    assert server is not None
+    server.by_hand = server.disk.foreign = True
+    server.request_promotion()
+    cluster.run(30.0, lambda: "rewind" in cluster.checker.ways)
+    cluster.run(5.0, lambda: cluster["n3"].store.stage is Stage.REWOUND)
+    _block(cluster, "sql", ("n1", "n3"))
+    cluster.run(1.0)
+    cluster["n1"].kill()
+    cluster.run(8.0)
+    return _end(cluster)
+
+
+def names_without_their_rule(seed: int) -> str:
+    """n3 comes back to n1's rule while n1 has no DCS; n2 falls behind, and n1 dies."""
+    cluster = _cluster(seed, standby_grace=1.0)
+    cluster["n3"].kill()
+    assert cluster.run(10.0, lambda: _members(cluster) == ["n2"])
+    _block(cluster, "dcs", ("n1", "dcs"))
+    cluster["n3"].start_agent()
+    cluster.run(3.0)
+    _block(cluster, "sql", ("n1", "n2"))
+    cluster.run(0.5)
+    cluster["n1"].kill()
+    cluster["n3"].kill()
+    cluster.run(5.0)
+    return _end(cluster)
+
+
+def _members(cluster: Cluster) -> list[str]:
+    register = cluster.dcs.register
+    one = register is not None and len(register.rules) == 1
+    return [m.name for m in register.rule.members] if register and one else []
+
+
+def handover_lands_late(seed: int) -> str:
+    """n1's handover to n2 is lost on the way, n1 goes on, with n3 only; then it lands."""
+    cluster = _cluster(seed)
+    agent = cluster["n1"].agent
+    assert agent is not None
+    agent.post(Switchover(1, "n2"))
+    assert cluster.run(10.0, lambda: cluster["n1"].server is None)
+    cluster.dcs.lands_in = 6.0
+    assert cluster.run(5.0, lambda: cluster.dcs.lands_in is None)
+    cluster["n2"].freeze()
+    _block(cluster, "sql", ("n1", "n2"))
+    cluster.run(5.5)
+    cluster["n2"].thaw()
+    cluster.run(5.0)
+    return _end(cluster)
+
+
+def promotion_outlasts_its_term(seed: int) -> str:
+    """The winner's promotion takes long, and another election begins meanwhile."""
+    cluster = _cluster(seed)
+    for name in ("n2", "n3"):
+        server = cluster[name].server
+        assert server is not None
+        server.promotion_takes = (1.0, 1.5)
+    cluster["n1"].kill()
+    assert cluster.run(5.0, lambda: _is_promoting(cluster))
+    register = cluster.dcs.register
+    assert register is not None
+    cluster.dcs.apply(WriteRegister(register.seq, elect(register, "it takes too long")))
+    cluster.run(0.5, _all(cluster, ["n2", "n3"], _is_electing))
+    cluster.dcs.away = True
+    cluster.run(3.0)
+    cluster.dcs.away = False
+    return _end(cluster)
+
+
+def _is_promoting(cluster: Cluster) -> bool:
+    return any(n.server is not None and n.server.promoting for n in cluster.nodes.values())
+
+
+def stale_answer(seed: int) -> str:
+    """n1's agent freezes just before an answer of the DCS comes, and is cut off from then on; it
+    goes on just before its authority ends."""
+    cluster = _cluster(seed)
+    agent = cluster["n1"].agent
+    assert agent is not None
+    _block(cluster, "peers", ("n1", "n2"), ("n1", "n3"))
+    assert cluster.run(3.0, lambda: agent.is_reading)
+    cluster.run(0.004)
+    agent.proc.frozen += 1
+    cluster.world.net.blocked.add(("dcs", "n1", "dcs"))
+    register = cluster.dcs.register
+    assert register is not None
+    cluster.dcs.apply(WriteRegister(register.seq, elect(register, "they hear nothing of n1")))
+    cluster.run(4.5)
+    cluster.world.thaw(agent.proc)
+    cluster.run(4.0)
+    return _end(cluster)
+
+
+def sealed_beside_the_archive(seed: int) -> str:
+    """Votes are cast while n1 still writes, and its WAL is in the archive."""
+    cluster = _cluster(seed, archiving=True)
+    dcs = cluster.dcs
+    _block(cluster, "peers", ("n1", "n2"), ("n1", "n3"))
+    _block(cluster, "dcs", ("n1", "dcs"))
+    assert dcs.register is not None
+    dcs.apply(WriteRegister(dcs.register.seq, elect(dcs.register, "they hear nothing of n1")))
+    assert cluster.run(1.0, _all(cluster, ["n2", "n3"], _is_electing))
+    dcs.away = True
+    cluster.run(2.0)
+    dcs.away = False
     return _end(cluster)

@@ -2,14 +2,28 @@
 
 import heapq
 import random
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pgregent.core.errors import Refused, Unavailable
 
+T = TypeVar("T")
 Work = Generator[Any, Any, Any]
 """What a process does: it yields seconds to sleep, or a Signal to wait for."""
+
+
+MOST_EVENTS = 2_000_000
+"""More than any run has between two looks at how it goes."""
+Story = list[tuple[float, str, str]]
+"""What happened, for people: when, to whom, what."""
+
+
+def transcript(story: Story, *who: str) -> str:
+    """A story as text; of these only, if any are named."""
+    lines = (line for line in story if not who or line[1] in who)
+    return "\n".join(f"{at:9.3f} {name:5} {what}" for at, name, what in lines)
 
 
 class Proc:
@@ -82,8 +96,14 @@ class World:
         self.now = 100.0
         self.rates = Rates()
         self.net = Net()
-        self.trace: list[tuple[float, str, str]] = []
+        self.trace: Story = []
         self.events = 0
+        self.struck: Counter[str] = Counter()
+        """How often what struck."""
+        self.during: Counter[str] = Counter()
+        """How often something struck while what was going on."""
+        self.phases: Callable[[], Iterable[str]] = tuple
+        """What is going on now."""
         self.stop = False
         self._heap: list[tuple[float, int, Proc | None, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
@@ -92,19 +112,34 @@ class World:
         """Keep a line for people."""
         self.trace.append((self.now, who, what))
 
+    def hit(self, name: str) -> None:
+        """Count a fault that struck just now."""
+        self.struck[name] += 1
+        self.during.update(self.phases())
+
     def call(self, delay: float, proc: Proc | None, fn: Callable[..., Any], *args: Any) -> None:
         """Have `proc` do it in `delay` seconds."""
         self._count += 1
         heapq.heappush(self._heap, (self.now + max(0.0, delay), self._count, proc, fn, args))
 
-    def run(self, until: float, done: Callable[[], bool] = lambda: False) -> bool:
+    def at(self, time: float, fn: Callable[..., Any], *args: Any) -> None:
+        """Have it done at this very time, or now if that has passed."""
+        self._count += 1
+        heapq.heappush(self._heap, (max(time, self.now), self._count, None, fn, args))
+
+    def apart(self, seed: int | str, do: Callable[[], T]) -> T:
+        """Do it with a source of chance of its own: what it draws changes nothing for the rest."""
+        before, self.random = self.random, random.Random(seed)
+        try:
+            return do()
+        finally:
+            self.random = before
+
+    def run(self, until: float, done: Callable[[], bool] | None = None) -> bool:
         """Let things happen until the time or until `done`; whether it was done."""
-        while self._heap and not self.stop:
-            at, _, proc, fn, args = self._heap[0]
-            if at > until:
-                break
-            heapq.heappop(self._heap)
-            self.now = at
+        heap, pop, most = self._heap, heapq.heappop, self.events + MOST_EVENTS
+        while heap and not self.stop and heap[0][0] <= until:
+            self.now, _, proc, fn, args = pop(heap)
             if proc is not None:
                 if not proc.alive:
                     continue
@@ -112,11 +147,13 @@ class World:
                     proc.held.append((fn, args))
                     continue
             self.events += 1
+            if self.events > most:
+                raise RuntimeError(f"it goes round in circles at {self.now:.3f}: {fn.__qualname__}")
             fn(*args)
-            if done():
+            if done is not None and done():
                 return True
         self.now = max(self.now, until)
-        return done()
+        return done is not None and done()
 
     def thaw(self, proc: Proc) -> None:
         """Let a frozen process go on with what was held back, in order."""

@@ -1,5 +1,7 @@
 """The primary is gone, or seems to be."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.stories.story import Story
@@ -106,9 +108,25 @@ def test_promotion_cut_short_needs_a_new_term() -> None:
     assert story.register.term > 2
 
 
+def test_a_standby_promoted_by_hand_never_votes_with_that_log() -> None:
+    """Its timeline has the number of the next term. Until n1 is back, nobody has everything."""
+    story = Story()
+    server = story["n3"].server
+    assert server is not None
+    server.by_hand = server.disk.foreign = True
+    server.request_promotion()
+    story.until("n3 is stopped", lambda: story["n3"].server is not server, 2.0)
+    story["n1"].kill()
+    story.run(6.0)
+    assert not any(story.serves(name) for name in story.cluster.nodes)
+    story["n1"].start_agent()
+    story.well()
+    assert "clone" in story.checker.ways
+
+
 def test_member_tagged_nofailover_is_not_appointed() -> None:
     story = Story()
-    story["n2"].set_eligible(False)
+    story["n2"].settings = replace(story["n2"].settings, nofailover=True)
     story["n2"].kill_agent()
     story["n2"].start_agent()
     story.well()

@@ -165,6 +165,17 @@ def test_a_minimum_of_two_is_kept() -> None:
     assert story.rule() == "ANY 2 (n2, n3, n4)"
 
 
+def test_a_minimum_does_not_keep_a_restarted_primary_from_taking_a_new_member() -> None:
+    """The only standby is gone for good; the primary restarts, and a new one can clone."""
+    story = Story(2, minimum_k=1)
+    story["n2"].kill()
+    story["n2"].lose_data(state_too=True)
+    story["n1"].kill_server()
+    story.run(5.0)
+    story["n2"].start_agent()
+    story.well()
+
+
 def test_member_that_is_tagged_nosync_leaves_the_rule_at_once() -> None:
     story = Story(standby_grace=60.0)
     node = story["n3"]

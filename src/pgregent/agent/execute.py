@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 from pgregent.core.durability import standby_names, synchronous_standby_names
 from pgregent.core.effects import (
+    Admit,
     ApplyRule,
     Barrier,
     Checkpoint,
@@ -22,7 +23,16 @@ from pgregent.core.effects import (
     Stop,
 )
 from pgregent.core.errors import Refused, Unavailable
-from pgregent.core.events import Created, Done, Event, Failed, Probed, Promoted, Sealed
+from pgregent.core.events import (
+    Created,
+    DeadlineKept,
+    Done,
+    Event,
+    Failed,
+    Probed,
+    Promoted,
+    Sealed,
+)
 from pgregent.core.types import Incarnation, Postgres, Record
 from pgregent.ports.clock import Clock
 from pgregent.ports.postgres import Answer, PostgresServer, Upstream
@@ -124,6 +134,8 @@ class Executor:
                 return await server.seal(round_, standby_names())
             case Promote(term, rule):
                 return await server.promote(term, synchronous_standby_names(rule))
+            case Admit():
+                await server.admit()
             case ApplyRule(rule, checkpoint, every):
                 await server.apply_names(synchronous_standby_names(rule), checkpoint, every)
             case Checkpoint():
@@ -161,8 +173,10 @@ class Executor:
             log.warning("cannot keep the members' slots: %s", error)
 
     async def _deadline(self, at: float | None) -> None:
+        asked_at = self._clock.now()
         try:
             await self._server.set_deadline(at)
+            self._post(DeadlineKept(at, asked_at))
         except Exception as error:
             log.warning("cannot tell the guard its deadline: %s", error)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from pgregent.core.durability import synchronous_standby_names
 from pgregent.core.effects import (
+    Admit,
     ApplyRule,
     Barrier,
     Checkpoint,
@@ -46,7 +47,7 @@ def _forget_server(state: State) -> None:
     state.effects_done += 1
     state.opened, state.applied, state.barriered = False, None, None
     state.upstream, state.upstream_term, state.barrier = None, 0, None
-    state.vote, state.written_seq = None, -1
+    state.vote, state.written_seq, state.deadline_kept = None, -1, None
     state.durable = replace(state.durable, promoting=0)
 
 
@@ -75,7 +76,8 @@ def _conclude(
         case Stop():
             state.exited_at = state.now
             _forget_server(state)
-        case Start(term, rule, upstream):
+        case Start(term, rule, upstream, deadline):
+            state.deadline_kept, state.closed = deadline, rule is not None
             state.began, state.server_started_at = True, state.now
             # What the guard was told while nothing ran did not count.
             state.deadline_told_at = float("-inf")
@@ -91,7 +93,11 @@ def _conclude(
             state.upstream, state.upstream_term = None, 0
             if isinstance(result, Sealed):
                 _vote(state, result)
+        case Admit():
+            state.closed = False
         case Promote():
+            # A standby lets clients in.
+            state.closed = False
             if isinstance(result, Promoted):
                 _promoted(state, effect, result)
         case ApplyRule(rule):
@@ -105,11 +111,12 @@ def _conclude(
         case Checkpoint():
             state.checkpointed = True
         case Initdb():
-            if isinstance(result, Created):
-                _created(state, result)
+            _created(state, result)
 
 
-def _created(state: State, created: Created) -> None:
+def _created(state: State, created: Sealed | Promoted | Created | None) -> None:
+    if not isinstance(created, Created):
+        return
     state.postgres = replace(state.postgres, system_id=created.system_id)
     register = state.register
     if register is not None and (register.term or register.primary != state.me):

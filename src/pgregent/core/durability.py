@@ -6,7 +6,8 @@ from pgregent.core.types import PLACEHOLDER, Incarnation, PgState, Register, Rul
 from pgregent.core.view import State
 
 MAX_RULES = 8
-"""More rules than this are never listed: an election has to satisfy all of them."""
+"""A change waits where so many rules are listed, since an election has to satisfy all of them;
+unless it lets the primary go on alone."""
 
 
 def synchronous_standby_names(rule: Rule) -> str:
@@ -65,13 +66,6 @@ def mixture(rules: tuple[Rule, ...], rule: Rule) -> tuple[Rule, ...]:
     return () if mixed in (*rules, rule) else (mixed,)
 
 
-def k_grows(register: Register) -> bool:
-    """Whether a walsender that has not seen the rule in force may wait for fewer standbys: then a
-    barrier proves nothing until every walsender has seen it."""
-    last = register.rule
-    return any(0 < r.k < last.k and r.writer == last.writer for r in register.rules)
-
-
 STALL_LIMIT = 0.3
 """Seconds without a confirmation, and without a word from its agent, after which a walsender that
 PostgreSQL calls streaming is not believed: it says so of a frozen standby for many seconds."""
@@ -109,6 +103,9 @@ def streaming_members(state: State) -> frozenset[Incarnation]:
         if record is None or record.incarnation.label.lower() not in labels:
             continue
         current = record.register is not None and record.register.term == register.term
+        # One that is past the fork streams the rest of the old timeline, and is taken to have
+        # flushed what it does not have (measured on PostgreSQL 15 and 18).
+        current = current and record.upstream_timeline == register.term
         usable = record.state is PgState.STANDBY and record.sync and not record.leaving
         if current and usable and not _stalled(state, record.incarnation):
             found.add(record.incarnation)
@@ -145,7 +142,9 @@ def desired_rule(state: State) -> tuple[Rule, str]:
     met = len(members & streaming) >= _wanted_k(state, len(members))
     gone = [m for m in sorted(members - streaming) if _may_leave(state, m, met)]
     new = sorted(streaming - members)
-    if len(members) + len(new) - len(gone) < state.settings.minimum_k:
+    left = len(members) + len(new) - len(gone)
+    if state.opened and left < state.settings.minimum_k:
+        # Not while nobody can clone from here yet: a new member could never take its place.
         gone = []
     why = [f"{m.name} {'is gone' if _syncs(state, m) else 'is tagged nosync'}" for m in gone]
     why += [f"{m.name} streams" for m in new]

@@ -15,13 +15,20 @@ class WriteRegister:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start PostgreSQL: `rule` set: as the primary, with its names; else as a standby that
-    streams from `upstream` (None: sealed). The guard knows `deadline` before it starts."""
+    """Start PostgreSQL: `rule` set: as the primary, with its names, closed to clients until
+    Admit; else as a standby that streams from `upstream` (None: sealed). The guard knows
+    `deadline` before it starts."""
 
     term: int
     rule: Rule | None
     upstream: Incarnation | None
     deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Let clients into a server that was started as a primary: until then only the agent and the
+    standbys get in, since commits that nobody acknowledged may show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,8 @@ class Promote:
 @dataclass(frozen=True, slots=True)
 class ApplyRule:
     """Make `rule` the synchronous_standby_names in force, seen on a fresh connection, and where
-    it says so by every walsender: one that does not show that it has seen them is ended."""
+    it says so (`all_walsenders`) by every walsender: one that does not show that it has seen them
+    would let commits through by an older k, and is ended."""
 
     rule: Rule
     checkpoint: bool
@@ -156,7 +164,17 @@ class Exit:
 
 
 PostgresEffect = (
-    Start | Stop | Follow | Seal | Promote | ApplyRule | Checkpoint | Initdb | Rewind | Clone
+    Start
+    | Admit
+    | Stop
+    | Follow
+    | Seal
+    | Promote
+    | ApplyRule
+    | Checkpoint
+    | Initdb
+    | Rewind
+    | Clone
 )
 Effect = (
     WriteRegister

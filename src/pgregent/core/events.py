@@ -64,6 +64,14 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadlineKept:
+    """The guard, told at `asked_at`, stops the server that runs at this time (None: never)."""
+
+    at: float | None
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """The local server as just observed. `effects_done` guards against observations that were
     begun before the last PostgreSQL effect ended: it is the count of effects at the question."""
@@ -154,6 +162,7 @@ Event = (
     | PeerHeard
     | PeerClosed
     | Probed
+    | DeadlineKept
     | Observed
     | PostgresExited
     | Done

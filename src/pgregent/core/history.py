@@ -37,9 +37,5 @@ def rejoin(register: Register, position: Position) -> Rejoin:
 
 def fork_is_final(register: Register) -> bool:
     """Whether the current term's promotion and barrier are recorded: only then may anything that
-    an older rule counts on be rewound or cloned over."""
-    return (
-        not register.electing
-        and len(register.rules) == 1
-        and register.rule.writer == (register.primary)
-    )
+    an older term's rule counts on be rewound or cloned over."""
+    return not register.electing and all(r.writer == register.primary for r in register.rules)

@@ -31,7 +31,7 @@ HEAVY_RETRY = 2.0
 
 def write(state: State, register: Register) -> None:
     """Ask for a CAS from the newest register seen to `register`."""
-    if state.cas is not None or state.register_lost:
+    if state.cas is not None or state.register_lost or state.dcs_foreign:
         return
     if state.now - state.cas_failed_at < CAS_RETRY:
         return

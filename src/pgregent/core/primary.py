@@ -7,12 +7,11 @@ from pgregent.core.durability import (
     appended,
     desired_rule,
     dropped,
-    k_grows,
     satisfies_all,
     streaming_members,
     synchronous_standby_names,
 )
-from pgregent.core.effects import ApplyRule, Checkpoint, Promote, Slots, Start, Stop
+from pgregent.core.effects import Admit, ApplyRule, Checkpoint, Promote, Slots, Start, Stop
 from pgregent.core.election import cancel, elect
 from pgregent.core.lease import authority_until, has_authority
 from pgregent.core.plan import commit_barrier, do, probe, write
@@ -82,9 +81,14 @@ def _in_office(state: State, register: Register) -> None:
     elif state.barriered != rule:
         state.why = f"waiting for a commit to be acknowledged under the rule {rule}"
         commit_barrier(state, rule, register.term)
+    elif len(register.rules) > 1 and rule.k and state.deadline_kept is None:
+        state.why = "waiting for its guard to confirm until when it may serve"
     elif len(register.rules) > 1:
         state.why = f"a barrier was acknowledged under {rule}: dropping the older rules"
         write(state, _with_start(state, dropped(register, state.why)))
+    elif state.closed:
+        state.why = "what it holds was flushed by the rule: letting clients in"
+        do(state, Admit())
     elif not state.opened:
         _open(state, register)
     else:
@@ -102,7 +106,8 @@ def _apply(state: State, register: Register) -> None:
     rule = register.rule
     empty = not synchronous_standby_names(rule)
     checkpoint = state.names_were_empty and not empty
-    effect = ApplyRule(rule, checkpoint, all_walsenders=k_grows(register))
+    # An older rule of k = 0 may have been dropped while a walsender slept through it all.
+    effect = ApplyRule(rule, checkpoint, all_walsenders=rule.k > 1)
     do(state, effect, preempt=isinstance(state.pg, ApplyRule | Checkpoint))
 
 
@@ -138,7 +143,7 @@ def _change_rule(state: State, register: Register) -> None:
     wanted, why = desired_rule(state)
     if wanted == register.rule:
         return
-    if len(register.rules) >= MAX_RULES and wanted not in register.rules:
+    if len(register.rules) >= MAX_RULES and wanted.k and wanted not in register.rules:
         return
     streaming = streaming_members(state)
     met = sum(m in streaming for m in register.rule.members) >= register.rule.k

@@ -38,14 +38,14 @@ def register_read(
     state: State, register: Register | None, asked_at: float, members: tuple[Record, ...]
 ) -> None:
     """A linearizable read showed this."""
-    state.dcs_ok, state.dcs_why = True, ""
+    state.dcs_ok, state.dcs_why, state.dcs_foreign = True, "", False
     known = state.register
     if register is None:
         state.register_absent = known is None
         if known is not None and asked_at > state.seq_seen_at:
             _lost(state, 0)
     elif known is not None and _is_anothers(known, register):
-        state.dcs_ok = False
+        state.dcs_ok, state.dcs_foreign = False, True
         state.dcs_why = (
             "it shows the register of another cluster: point this member at its own DCS and scope"
         )

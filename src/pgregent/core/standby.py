@@ -51,6 +51,7 @@ def plan_standby(state: State) -> None:
     match state.postgres.state:
         case PgState.PRIMARY:
             state.why = f"superseded by {register.primary.name} in term {register.term}: stopping"
+            _disown_if_promoted_by_hand(state)
             do(state, Stop(immediate=True), preempt=True)
         case PgState.STANDBY if state.durable.promoting:
             state.why = "a promotion that was overtaken may still complete: stopping"
@@ -65,6 +66,17 @@ def plan_standby(state: State) -> None:
             state.why = "waiting for its PostgreSQL to finish recovery"
         case PgState.STARTING | PgState.UNKNOWN:
             _unanswered(state, state.settings.primary_start_timeout)
+
+
+def _disown_if_promoted_by_hand(state: State) -> None:
+    """Its timeline may be the number of a term that somebody else is appointed for: it never votes
+    with it, and is cloned."""
+    position, durable = state.postgres.position, state.durable
+    if position is None or position.timeline in (durable.promoting, durable.promoted):
+        return
+    if durable.stage is Stage.NONE:
+        state.announce("refused", f"it was promoted by hand to timeline {position.timeline}")
+        state.durable = replace(durable, stage=Stage.CLONE)
 
 
 def _unanswered(state: State, limit: float) -> None:
@@ -163,6 +175,9 @@ def _start(state: State, register: Register) -> None:
         state, register
     ):
         state.why = f"leaving the machine to {register.primary.name} until it serves"
+        return
+    if state.peer(register.primary.name).record is None:
+        state.why = f"waiting to learn the address of {register.primary.name}"
         return
     if state.durable.stage is Stage.REWOUND and state.start_failures < START_ATTEMPTS:
         state.why = f"rewound: starting as a standby of {register.primary.name}"

@@ -25,6 +25,7 @@ from pgregent.core.effects import (
 from pgregent.core.events import (
     CasAnswer,
     DcsFailed,
+    DeadlineKept,
     Done,
     Event,
     Failed,
@@ -121,6 +122,9 @@ def _absorb(state: State, event: Event) -> None:
             peer_heard(state, record)
         case PeerClosed() | Probed():
             _peer_evidence(state, event)
+        case DeadlineKept(at, asked_at):
+            if asked_at >= max(state.exited_at, state.server_started_at):
+                state.deadline_kept = at
         case Observed(postgres, effects_done):
             _observed(state, postgres, effects_done)
         case PostgresExited(why):
@@ -129,6 +133,12 @@ def _absorb(state: State, event: Event) -> None:
             effect_done(state, event)
         case Failed():
             effect_failed(state, event)
+        case Switchover() | RestoreDcs() | Leave():
+            _told(state, event)
+
+
+def _told(state: State, event: Switchover | RestoreDcs | Leave) -> None:
+    match event:
         case Switchover():
             begin_switchover(state, event)
         case RestoreDcs(seq):

@@ -74,6 +74,8 @@ class State:
     """When the last linearizable read that showed the newest register was asked for."""
     dcs_ok: bool = False
     dcs_why: str = "not read yet"
+    dcs_foreign: bool = False
+    """The DCS shows another cluster's register, which may have the same seq."""
     register_absent: bool = False
     """A read showed that there is no register, and this member never saw one."""
     register_lost: bool = False
@@ -114,6 +116,9 @@ class State:
     barriered: Rule | None = None
     barriers: int = 0
     opened: bool = False
+    closed: bool = True
+    """Clients may not have been let into this server: it was started as a primary, or it is not
+    known how it was started."""
     restarted: bool = False
     """This server was started again in the term that it holds."""
     reclaim_armed: bool = True
@@ -153,6 +158,8 @@ class State:
     exiting: bool = False
     deadline: float | None = None
     deadline_told_at: float = float("-inf")
+    deadline_kept: float | None = None
+    """The last deadline for the server that runs that its guard has confirmed."""
     beat: int = 0
     sent_at: dict[int, float] = field(default_factory=dict[int, float])
     published: Record | None = None

@@ -74,6 +74,10 @@ class PostgresServer(Protocol):
         `all_walsenders`, every one has seen them, or is ended."""
         ...
 
+    async def admit(self) -> None:
+        """Let clients into a server that was started as a primary."""
+        ...
+
     async def barrier(self, names: str) -> None:
         """Commit under `names` and return when it was acknowledged without a warning."""
         ...

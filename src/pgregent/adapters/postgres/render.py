@@ -201,6 +201,29 @@ def hba_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+_HBA_FIELD = re.compile(r'(?:"[^"]*"|[^\s"#])+')
+
+
+def closed_hba(lines: Iterable[str], superuser: str) -> tuple[str, ...]:
+    """The records of pg_hba.conf by which replication and the superuser get in, and nobody else.
+
+    What names a group, a file or a pattern of users stays as it is: the superuser may be in it.
+    """
+    kept: list[str] = []
+    for line in lines:
+        words = _HBA_FIELD.findall(line.partition("#")[0])
+        if len(words) < 4:
+            kept.append(line)  # A comment or an include; or PostgreSQL will say what is wrong.
+            continue
+        database, user = words[1], words[2]
+        named = user.split(",")
+        if "replication" in database.split(",") or any(name[0] in "+@/" for name in named):
+            kept.append(line)
+        elif {"all", superuser, hba_name(superuser)} & set(named):
+            kept.append(" ".join((*words[:2], hba_name(superuser), *words[3:])))
+    return tuple(kept)
+
+
 def lines_conf(lines: Iterable[str]) -> str:
     """The text of pg_hba.conf or pg_ident.conf with the given records."""
     records = tuple(lines)

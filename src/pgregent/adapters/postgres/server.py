@@ -193,14 +193,21 @@ class LocalServer:
         render.strip_auto_conf(data, owner)
         parameters = config.all_parameters(config.name)
         render.write_file(data / "postgresql.conf", render.postgresql_conf(parameters), owner)
-        hba = config.pg_hba or DEFAULT_HBA
-        render.write_file(data / "pg_hba.conf", render.lines_conf(hba), owner)
+        self._write_hba(open_to_clients=standby)
         render.write_file(data / "pg_ident.conf", render.lines_conf(()), owner)
         self._write_role(label, names, upstream)
         wal.remove_late_stubs(data)
         for signal_file in ("promote", "promote.signal", "fallback_promote"):
             render.remove_file(data / signal_file)
         render.set_standby_signal(data, standby, owner)
+
+    def _write_hba(self, *, open_to_clients: bool) -> None:
+        config = self.config
+        lines = config.pg_hba or DEFAULT_HBA
+        if not open_to_clients:
+            lines = render.closed_hba(lines, config.superuser.user)
+        text = render.lines_conf(lines)
+        render.write_file(config.data_dir / "pg_hba.conf", text, config.owner, durably=False)
 
     def _make_socket_dir(self) -> None:
         config, directory = self.config, self.config.socket_dir
@@ -383,6 +390,24 @@ class LocalServer:
                 shown = status.synchronous_standby_names
                 raise Refused(f"synchronous_standby_names is {shown!r}, not {names!r}")
             await asyncio.sleep(POLL)
+
+    async def admit(self) -> None:
+        """See the port."""
+        await self._files(partial(self._write_hba, open_to_clients=True))
+        before, until = await self._loaded_at(), time.monotonic() + 5.0
+        guard = await self._connect_guard()
+        await guard.signal("HUP")
+        while await self._loaded_at() <= before:
+            if time.monotonic() > until:
+                raise Unavailable("postgres", "the postmaster has not read pg_hba.conf again")
+            await asyncio.sleep(POLL)
+
+    async def _loaded_at(self) -> float:
+        conn = await sql.connect(self._server, self.config.superuser, timeout=2.0)
+        try:
+            return await sql.loaded_at(conn)
+        finally:
+            await sql.close(conn)
 
     async def barrier(self, names: str) -> None:
         """See the port."""

@@ -400,39 +400,47 @@ async def reload(conn: Connection, *, timeout: float = 1.0) -> None:
     await _query(conn, "SELECT pg_reload_conf()", timeout=timeout)
 
 
+async def loaded_at(conn: Connection, *, timeout: float = 1.0) -> float:
+    """When the postmaster last read its configuration, pg_hba.conf with it (seconds since 1970);
+    as of the start of a connection."""
+    query: LiteralString = "SELECT extract(epoch FROM pg_conf_load_time())::float8 AS at"
+    return float((await _query(conn, query, timeout=timeout))[0]["at"])
+
+
 async def walsenders_have_reloaded(
     conn: Connection, *, patience: float = 0.5, timeout: float = 5.0
 ) -> None:
     """Return once every walsender that counts has read the configuration that `conn` began with.
 
-    One that reports a flush of WAL written since has: it looks for a reload before it sends. One
-    that does not within `patience` seconds is ended, and its standby connects anew: it would let
-    commits through by an older, smaller k. Raises Unavailable("postgres"): one is still there
+    One that sends WAL written since does: before it looks at a reply again it looks for a reload.
+    One that does not within `patience` seconds is ended, and its standby connects anew: it would
+    let commits through by an older, smaller k. Raises Unavailable("postgres"): one is still there
     after `timeout` seconds.
     """
     loop = asyncio.get_running_loop()
-    deadline, ended = loop.time() + timeout, set[int]()
-    until = loop.time() + patience
+    deadline, until = loop.time() + timeout, loop.time() + patience
+    stale = {r["pid"]: r["sent"] for r in await _query(conn, _STREAMING, timeout=1.0)}
     await _query(conn, "SET synchronous_commit = local", timeout=1.0)
-    lsn = (await _query(conn, _EMIT, (PREFIX,), timeout=timeout))[0]["lsn"]
-    while rows := await _query(conn, _STALE_WALSENDERS, (lsn,), timeout=1.0):
-        stale = {int(row["pid"]) for row in rows}
-        if loop.time() >= until and (new := stale - ended):
-            await _query(conn, _TERMINATE, (list(new),), timeout=1.0)
-            ended |= new
-        if loop.time() >= deadline:
+    await _query(conn, _EMIT, (PREFIX,), timeout=timeout)
+    while stale:
+        sent = {r["pid"]: r["sent"] for r in await _query(conn, _STREAMING, timeout=1.0)}
+        stale = {pid: at for pid, at in stale.items() if sent.get(pid) == at}
+        if stale and loop.time() >= deadline:
             raise Unavailable("postgres", f"walsenders {sorted(stale)} have not seen the reload")
+        if stale and loop.time() >= until:
+            # Again and again: one that cannot send does not end by the first SIGTERM.
+            await _query(conn, _TERMINATE, (list(stale),), timeout=1.0)
+            until = loop.time() + patience
         await asyncio.sleep(_PROMOTE_POLL_S)
 
 
-_EMIT: LiteralString = "SELECT pg_logical_emit_message(true, %s, 'reload')::text AS lsn"
-_TERMINATE: LiteralString = "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid"
-# Of members only, whose label is name@id. One that never reported a flush shows sync_priority 0.
-_STALE_WALSENDERS: LiteralString = """
-SELECT pid FROM pg_stat_replication
-WHERE application_name LIKE '%%@%%' AND (flush_lsn IS NULL OR flush_lsn < %s::pg_lsn)
-  AND backend_start < (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+# One in another state lets no commit through. A member's label is name@id.
+_STREAMING: LiteralString = """
+SELECT pid, sent_lsn::text AS sent FROM pg_stat_replication
+WHERE state IN ('streaming', 'stopping') AND application_name LIKE '%@%'
 """
+_EMIT: LiteralString = "SELECT pg_logical_emit_message(true, %s, 'reload')"
+_TERMINATE: LiteralString = "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid"
 
 
 async def terminate_sessions_blocking_replay(conn: Connection, *, timeout: float = 1.0) -> int:
