@@ -9,7 +9,11 @@ from tests.cluster.checkers import (
     lost_or_repeated,
     outage,
     percentile,
+    progress,
+    seen_and_gone,
     shared_terms,
+    stale_reads,
+    terms,
 )
 
 
@@ -68,6 +72,57 @@ def test_two_writers_in_one_term() -> None:
 def test_one_writer_in_each_term() -> None:
     history = [attempt(1, path="n1"), attempt(2, path="n2", term=2), attempt(3, path="entry")]
     assert shared_terms(history, "entry") == []
+
+
+def by(node: str, key: int, start: float, term: int) -> Attempt:
+    return Attempt(key, "entry", start, start + 0.01, "ok", term, node=node)
+
+
+def test_terms_that_follow_each_other() -> None:
+    late = Attempt(3, "n1", start=1.0, end=9.0, outcome="ok", timeline=1, node="n1")
+    assert terms([by("n1", 1, 0.0, 1), late, by("n2", 2, 2.0, 2), by("n1", 4, 10.0, 5)]) == []
+
+
+@pytest.mark.parametrize(
+    ("planted", "anomaly"),
+    [
+        (by("n1", 9, 2.5, 1), "acknowledged after term 2 had begun"),
+        (by("n3", 9, 2.5, 2), "term 2 had 2 writers: n2, n3"),
+    ],
+)
+def test_two_nodes_that_acknowledge(planted: Attempt, anomaly: str) -> None:
+    (found,) = terms([by("n1", 1, 0.0, 1), by("n2", 2, 2.0, 2), planted])
+    assert anomaly in found
+
+
+def test_stale_reads_are_lawful_for_the_lease() -> None:
+    writes = [by("n1", 1, 0.0, 1), by("n2", 2, 2.0, 2)]
+    fresh, young, old = by("n1", 0, 1.0, 1), by("n1", 0, 6.0, 1), by("n1", 0, 9.0, 1)
+    lawful, found = stale_reads([fresh, young, old], writes, lease_s=5.0)
+    assert ["3.990 s" in text for text in lawful] == [True]
+    assert ["6.990 s" in text for text in found] == [True]
+
+
+def test_what_a_standby_showed_stays_or_was_in_doubt() -> None:
+    assert seen_and_gone(HISTORY, seen=[1, 2], keys=[1, 4]) == []
+    assert len(seen_and_gone(HISTORY, seen=[1], keys=[4])) == 1
+    assert len(seen_and_gone(HISTORY, seen=[3], keys=[1, 3, 4])) == 1
+    assert len(seen_and_gone(HISTORY, seen=[99], keys=[1, 4])) == 1
+
+
+@pytest.mark.parametrize(
+    ("acked", "said"),
+    [
+        ([1.0, 10.5], ""),
+        ([1.0, 9.9, 12.5], "the first came after 2.500 s"),
+        ([1.0, 9.9], "nor ever after"),
+        ([], "nor ever after"),
+    ],
+)
+def test_progress_after_the_heal(acked: list[float], said: str) -> None:
+    found = progress(acked, healed_at=10.0)
+    assert bool(found) == bool(said)
+    assert all(said in text for text in found)
 
 
 def test_the_outage_is_the_longest_gap_around_the_fault() -> None:
