@@ -34,6 +34,7 @@ SMALL: Mapping[str, render.Value] = {
     "listen_addresses": "127.0.0.1",
     "restart_after_crash": False,
     "logging_collector": False,
+    "dynamic_shared_memory_type": "mmap",
 }
 
 
@@ -261,7 +262,9 @@ class Servers:
     def close(self) -> None:
         """Stop and remove all servers; the template stays."""
         for pg in self.made:
-            pg.stop(signal.SIGKILL)
+            # Killed, it would leave its shared memory.
+            pg.signal_all(signal.SIGCONT)
+            pg.stop(signal.SIGQUIT)
             shutil.rmtree(pg.data_dir, ignore_errors=True)
             pg.log.unlink(missing_ok=True)
         self.made.clear()

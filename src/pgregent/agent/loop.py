@@ -34,6 +34,7 @@ from pgregent.core.events import (
     Tick,
 )
 from pgregent.core.publish import serving
+from pgregent.core.seen import is_anothers
 from pgregent.core.step import step
 from pgregent.core.types import Record, Register
 from pgregent.core.view import State
@@ -284,7 +285,9 @@ class Agent:
             try:
                 if key == self._keys.register:
                     register = decode(Register, value.value, f"the DCS key {key}")
-                    self._versions = {register.seq: value.version}
+                    # What another cluster wrote is not written over, whatever its seq.
+                    ours = not is_anothers(self.state.register, register)
+                    self._versions = {register.seq: value.version} if ours else {}
                 elif key != self._keys.member(self.state.me.name):
                     members.append(decode(Record, value.value, f"the DCS key {key}"))
             except Refused as error:

@@ -260,7 +260,7 @@ def _in_election(state: State, register: Register) -> None:
         elif postgres.answered_at > state.register_seen_at:
             # Another barrier re-arms it, and shows that acknowledgements still come.
             state.reclaim_armed, state.reclaim_round = False, register.round
-            state.barriered = None
+            state.barriered = state.barrier = None
             write(state, cancel(register, f"{state.me.name} is alive and stays primary"))
         return
     gone = postgres.state in (PgState.PRIMARY, PgState.STOPPED)

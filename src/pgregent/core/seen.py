@@ -12,7 +12,7 @@ def see(state: State, register: Register) -> None:
     known = state.register
     if known is not None and register.seq <= known.seq:
         return
-    if known is not None and _is_anothers(known, register):
+    if is_anothers(known, register):
         return
     claimed = known is not None and known.term == 0 and known.primary == state.me
     if claimed and state.postgres.system_id not in ("", register.system_id):
@@ -44,7 +44,7 @@ def register_read(
         state.register_absent = known is None
         if known is not None and asked_at > state.seq_seen_at:
             _lost(state, 0)
-    elif known is not None and _is_anothers(known, register):
+    elif is_anothers(known, register):
         state.dcs_ok, state.dcs_foreign = False, True
         state.dcs_why = (
             "it shows the register of another cluster: point this member at its own DCS and scope"
@@ -63,8 +63,11 @@ def register_read(
         _member_read(state, record)
 
 
-def _is_anothers(known: Register, shown: Register) -> bool:
-    return known.system_id != "" and shown.system_id not in ("", known.system_id)
+def is_anothers(known: Register | None, shown: Register) -> bool:
+    """Whether the register shown is another cluster's than the one known."""
+    if known is None or not known.system_id:
+        return False
+    return shown.system_id not in ("", known.system_id)
 
 
 def _lost(state: State, shown: int) -> None:

@@ -124,7 +124,9 @@ def _watch(state: State, register: Register) -> None:
 
 def _primary_serves(state: State, register: Register) -> bool:
     record = state.heard_lately(register.primary.name)
-    return record is not None and record.incarnation == register.primary and record.serving
+    if record is None or record.incarnation != register.primary or not record.serving:
+        return False
+    return record.register is not None and record.register.term == register.term
 
 
 def _follow(state: State, register: Register) -> None:
