@@ -45,8 +45,10 @@ class Election(Nodes):
         again = not s.register.electing or any(n.vote for n in s.nodes)
         if again and s.register.term < self.terms:
             begun = cas(s, s.register._replace(electing=True))
-            nodes = tuple(n._replace(vote=None) for n in begun.nodes)
-            yield "an election begins", begun._replace(nodes=nodes)
+            if self.mistake is not Mistake.VOTES_OF_A_CANCELLED_ELECTION:
+                nodes = tuple(n._replace(vote=None) for n in begun.nodes)
+                begun = begun._replace(nodes=nodes)
+            yield "an election begins", begun
 
     def votes(self, s: State, i: int, n: Node) -> Iterator[Step]:
         """Seal (fsync), walreceiver gone, vote.

@@ -36,6 +36,9 @@ class Mistake(Enum):
     VOTES_COUNTED_BY_NAME = auto()
     OFFICE_BY_NAME = auto()
     HANDED_OVER_UNPROVEN = auto()
+    SEAL_LIFTED_ON_A_TIMEOUT = auto()
+    VOTES_OF_A_CANCELLED_ELECTION = auto()
+    CHANGE_WITHOUT_VERSION = auto()
     START_WITHOUT_CAS = auto()  # none for S1 to S5: the tests say so
 
 
@@ -79,6 +82,8 @@ class Nodes:
         told = n.role == STANDBY or (n.role == PRIMARY and n.names != r.rules[-1])
         if told and not n.current and not r.electing and r.term < self.terms:
             yield "sees the register", put(s, i, seen=r, current=True, lost=None)
+        if self.mistake is Mistake.SEAL_LIFTED_ON_A_TIMEOUT and n.vote and n.seen.electing:
+            yield "lifts its seal", put(s, i, seen=n.seen._replace(electing=False))
 
     def streams(self, s: State, i: int, n: Node) -> Iterator[Step]:
         """A walreceiver goes on until it is gone; a new one follows the newest register seen."""
@@ -123,10 +128,16 @@ class Nodes:
             after = put(s, i, names=n.seen.rules[-1], barrier=len(n.log))
             yield "applies its names", acknowledge(after, i)
         if not self.is_in_office(n, r):
+            if self.mistake is Mistake.CHANGE_WITHOUT_VERSION and self.is_in_office(n, n.seen):
+                yield "writes what it has seen", cas(s, n.seen, i)
             return
         if r.electing:
             new = r._replace(electing=False)
-            yield from self.both("takes its office back", s, new, cas(s, new, i))
+            landed = cas(s, new, i)
+            if self.mistake is Mistake.VOTES_OF_A_CANCELLED_ELECTION:
+                kept = zip(landed.nodes, s.nodes, strict=True)
+                landed = landed._replace(nodes=tuple(m._replace(vote=o.vote) for m, o in kept))
+            yield from self.both("takes its office back", s, new, landed)
         through = not n.barrier or self.mistake is Mistake.NO_BARRIER
         if len(r.rules) > 1 and n.names == r.rules[-1] and through:
             new = r._replace(rules=r.rules[-1:])

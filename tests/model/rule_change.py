@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Any
 
-from rule_change_state import ANY_1, NEVER, B, C, Rule, Rules, State, replaced, show
+from rule_change_state import ANY_1, NEVER, Rule, Rules, State, replaced, show
 
 Step = tuple[str, State]
 
@@ -23,7 +23,9 @@ class Mistake(Enum):
     NO_CHECKPOINT = auto()
     CHECKPOINT_DUE_FORGOTTEN = auto()
     MIXTURE_NOT_LISTED = auto()
+    MIXTURE_OF_THE_LAST_TWO = auto()
     STALE_WALSENDER_LEFT = auto()
+    STALE_WALSENDER_OF_A_DROPPED_RULE = auto()
     OLD_NAMES_AT_RESTART = auto()
     LOST_CAS_TAKEN_AS_FAILED = auto()
     UNDONE_BY_DROPPING_THE_NEWER = auto()
@@ -46,9 +48,10 @@ class RuleChange:
         self.mistake = mistake
         self.rules = rules
         self.max_lsn = 1 + writes + barriers
+        n = 1 + max(m for r in rules for m in r.members)
         self.initial = [
-            State((r,), None, (r,), True, r, r, True, (r, r), (NEVER, NEVER), r.k > 0, False, 0, 1,
-                  (1, 1), 1, writes, changes)
+            State((r,), None, (r,), True, r, r, True, (r,) * n, (NEVER,) * n, r.k > 0, False, 0, 1,
+                  (1,) * n, 1, writes, changes)
             for r in rules
         ]  # fmt: skip
 
@@ -88,6 +91,8 @@ class RuleChange:
 
     def mixture(self, listed: Rules, rule: Rule) -> Rules:
         """What may let commits through while some walsenders have the new names and some not."""
+        if self.mistake is Mistake.MIXTURE_OF_THE_LAST_TWO:
+            listed = listed[-1:]
         real = [r for r in (*listed, rule) if r.k]
         if max((r.k for r in real), default=0) < 2 or self.mistake is Mistake.MIXTURE_NOT_LISTED:
             return ()
@@ -109,14 +114,15 @@ class RuleChange:
     def is_ready(self, s: State) -> bool:
         """When the barrier may be committed.
 
-        Where k grows, no walsender may have the old names: one that has not reported a flush
-        beyond the reload is terminated.
+        With k > 1 no walsender may have older names, also of a rule that was dropped: they may
+        have a smaller k. One that has not reported a flush beyond the reload is terminated.
         """
         if s.checkpoint_due or not (s.reloaded or self.mistake is Mistake.BARRIER_BEFORE_RELOAD):
             return False
-        grows = any(0 < r.k < s.names.k for r in s.seen)
-        stale = any(view != s.names for view in s.views)
-        return not (grows and stale) or self.mistake is Mistake.STALE_WALSENDER_LEFT
+        needed = s.names.k > 1 and self.mistake is not Mistake.STALE_WALSENDER_LEFT
+        if self.mistake is Mistake.STALE_WALSENDER_OF_A_DROPPED_RULE:
+            needed = any(0 < r.k < s.names.k for r in s.seen)
+        return not (needed and any(view != s.names for view in s.views))
 
     def named(self, s: State, rule: Rule) -> State:
         due = s.names.k == 0 or s.checkpoint_due
@@ -139,7 +145,7 @@ class RuleChange:
         names = s.older if self.mistake is Mistake.OLD_NAMES_AT_RESTART else seen[-1]
         return s._replace(
             up=True, seen=seen, slot=slot, names=names, reloaded=True,
-            views=(names, names), due=(NEVER, NEVER), waiting=names.k > 0,
+            views=(names,) * len(s.views), due=(NEVER,) * len(s.due), waiting=names.k > 0,
             checkpoint_due=False, barrier=0,
         )  # fmt: skip
 
@@ -153,14 +159,14 @@ class RuleChange:
             yield "the checkpointer reads the names", self.flagged(s)
         if s.writes:
             yield "commits", self.committed(s)._replace(writes=s.writes - 1)
-        for m in (B, C):
+        for m in range(len(s.standbys)):
             if s.views[m] != s.names:
-                yield f"walsender {'bc'[m]} reads the names", self.replied(self.adopted(s, m), m)
+                yield f"walsender {'bcd'[m]} reads the names", self.replied(self.adopted(s, m), m)
             if s.standbys[m] < s.lsn:
                 after = s._replace(standbys=replaced(s.standbys, m, s.standbys[m] + 1))
                 if after.standbys[m] > s.due[m]:
                     after = self.adopted(after, m)
-                yield f"{'bc'[m]} flushes {after.standbys[m]}", self.replied(after, m)
+                yield f"{'bcd'[m]} flushes {after.standbys[m]}", self.replied(after, m)
 
     def adopted(self, s: State, m: int) -> State:
         due = NEVER if s.reloaded else s.due[m]
@@ -178,7 +184,7 @@ class RuleChange:
     def replied(self, s: State, m: int) -> State:
         """The walsender to m lets commits through: its own k, everybody's own membership."""
         k = s.views[m].k
-        candidates = [i for i in (B, C) if i in s.views[i].members]
+        candidates = [i for i, view in enumerate(s.views) if i in view.members]
         if m not in candidates or len(candidates) < k:
             return s
         flushed = sorted((s.standbys[i] for i in candidates), reverse=True)

@@ -1,4 +1,4 @@
-"""A primary with its standbys b and c while its durability rule changes, and what must hold.
+"""A primary with its standbys b, c and d while its durability rule changes, and what must hold.
 
 The election is not played here (election.py does): whatever set of standbys satisfies every listed
 rule may win at any moment, so the furthest of each such set must hold all that was acknowledged.
@@ -24,9 +24,10 @@ class Rule(NamedTuple):
 
 
 Rules = tuple[Rule, ...]
-B, C = 0, 1
+B, C, D = 0, 1, 2
 ANY_1 = (Rule(0, ()), Rule(1, (B,)), Rule(1, (C,)), Rule(1, (B, C)))
 ANY_2 = (Rule(0, ()), Rule(1, (B,)), Rule(1, (B, C)), Rule(2, (B, C)))
+THREE = (Rule(1, (B,)), Rule(2, (B, C)), Rule(2, (C, D)), Rule(2, (B, C, D)))
 NEVER = 99
 
 
@@ -38,24 +39,24 @@ class State(NamedTuple):
     names: Rule  # in the configuration file
     older: Rule  # the names before those, for a file that was not fsynced (a mistake)
     reloaded: bool  # a connection opened now shows them
-    views: tuple[Rule, Rule]  # the names of the walsenders to b and to c
-    due: tuple[int, int]  # a reply beyond this LSN makes sure that a walsender read them
+    views: Rules  # the names of the walsenders to b, c and d
+    due: tuple[int, ...]  # a reply beyond this LSN makes sure that a walsender read them
     waiting: bool  # the checkpointer's flag: commits wait for standbys
     checkpoint_due: bool  # the names were empty; no checkpoint since
     barrier: int  # LSN of the barrier made under these names; 0: none
     lsn: int
-    standbys: tuple[int, int]  # LSNs of b and c
+    standbys: tuple[int, ...]  # LSNs of b, c and d
     acked: int  # the highest LSN acknowledged
     writes: int
     changes: int
 
 
 def broken(s: State) -> str | None:
-    for size in (1, 2):
-        for voters in combinations((B, C), size):
+    for size in range(1, len(s.standbys) + 1):
+        for voters in combinations(range(len(s.standbys)), size):
             winner = max(s.standbys[v] for v in voters)
             if winner < s.acked and all(satisfied(rule, voters) for rule in s.register):
-                who = "+".join("bc"[v] for v in voters)
+                who = "+".join("bcd"[v] for v in voters)
                 return f"S1: {who} may win an election without LSN {s.acked}"
     return None
 
@@ -65,9 +66,9 @@ def satisfied(rule: Rule, voters: tuple[int, ...]) -> bool:
     return sum(m in voters for m in rule.members) >= len(rule.members) - rule.k + 1
 
 
-def replaced(pair: tuple[Any, Any], i: int, value: Any) -> tuple[Any, Any]:
-    return (value, pair[1]) if i == 0 else (pair[0], value)
+def replaced(values: tuple[Any, ...], i: int, value: Any) -> tuple[Any, ...]:
+    return (*values[:i], value, *values[i + 1 :])
 
 
 def show(rule: Rule) -> str:
-    return f"ANY {rule.k} ({', '.join('bc'[m] for m in rule.members)})" if rule.k else "''"
+    return f"ANY {rule.k} ({', '.join('bcd'[m] for m in rule.members)})" if rule.k else "''"

@@ -14,7 +14,7 @@ from bfs import search
 BOUNDS: list[dict[str, Any]] = [
     {"lost_replies": True},
     {"losses": 2},
-    {"handovers": True, "lost_replies": True},
+    {"handovers": True},
     {"nodes": 2, "terms": 3, "handovers": True, "lost_replies": True},
     {"nodes": 2, "alone": True, "changes": 2, "losses": 2, "lost_replies": True},
     {"nodes": 2, "blank": 1},
@@ -22,6 +22,7 @@ BOUNDS: list[dict[str, Any]] = [
     {"elsewhere": True},
 ]
 WIDER: list[dict[str, Any]] = [
+    {"handovers": True, "lost_replies": True},
     {"changes": 1},
     {"changes": 1, "alone": True},
     {"losses": 2, "lost_replies": True},

@@ -11,7 +11,7 @@ from election_state import broken
 
 # Every one with any number of crashes, restarts, elections and cancellations; terms <= 3.
 BOUNDS: list[dict[str, Any]] = [
-    {"lost_replies": True},
+    {"lost_replies": True, "writes": 0},
     {"ineligible": (2,)},
     {"recreations": 1, "writes": 0},
     {"changes": 1, "writes": 0},
@@ -19,6 +19,7 @@ BOUNDS: list[dict[str, Any]] = [
     {"terms": 2, "writes": 2, "recreations": 1},
 ]
 WIDER: list[dict[str, Any]] = [
+    {"lost_replies": True},
     {"writes": 2},
     {"writes": 2, "terms": 2, "recreations": 1, "changes": 1, "lost_replies": True},
     {"recreations": 1},
@@ -40,6 +41,9 @@ MISTAKES: dict[Mistake, dict[str, Any]] = {
     Mistake.VOTES_COUNTED_BY_NAME: {"recreations": 1, "writes": 0},
     Mistake.OFFICE_BY_NAME: {"recreations": 1},
     Mistake.HANDED_OVER_UNPROVEN: {"handovers": True},
+    Mistake.SEAL_LIFTED_ON_A_TIMEOUT: {},
+    Mistake.VOTES_OF_A_CANCELLED_ELECTION: {},
+    Mistake.CHANGE_WITHOUT_VERSION: {},
 }
 HARMLESS = {Mistake.START_WITHOUT_CAS}
 

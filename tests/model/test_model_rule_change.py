@@ -1,11 +1,12 @@
 """The joint rule change: nothing is lost within the bounds, and each planted mistake loses some."""
 
+import os
 from typing import Any
 
 import pytest
 from bfs import search
 from rule_change import Mistake, RuleChange
-from rule_change_state import ANY_1, ANY_2, broken, show
+from rule_change_state import ANY_1, ANY_2, THREE, broken, show
 
 EMPTY, ONLY_B, ONLY_C = ANY_1[:3]
 
@@ -15,7 +16,14 @@ BOUNDS: list[dict[str, Any]] = [
     {"rules": ANY_2, "changes": 1, "writes": 2, "barriers": 2},
     {"rules": (EMPTY, ONLY_B, ONLY_C), "changes": 2, "writes": 1, "barriers": 2},
     {"rules": (ONLY_B, *ANY_2[2:]), "changes": 2, "writes": 1, "barriers": 2},
+    {"rules": (EMPTY, ONLY_B, ANY_2[-1]), "changes": 2, "writes": 1, "barriers": 2},
+    {"rules": THREE, "changes": 1, "writes": 1, "barriers": 1},
 ]
+WIDER: list[dict[str, Any]] = [
+    {"rules": THREE, "changes": 2, "writes": 1, "barriers": 1},
+    {"rules": ANY_2, "changes": 2, "writes": 1, "barriers": 2},
+]
+wider = pytest.mark.skipif("MODEL_WIDER" not in os.environ, reason="minutes; MODEL_WIDER=1 runs it")
 
 MISTAKES: dict[Mistake, dict[str, Any]] = {
     Mistake.NAMES_BEFORE_CAS: {},
@@ -25,7 +33,12 @@ MISTAKES: dict[Mistake, dict[str, Any]] = {
     Mistake.NO_CHECKPOINT: {},
     Mistake.CHECKPOINT_DUE_FORGOTTEN: {"changes": 2},
     Mistake.MIXTURE_NOT_LISTED: {"rules": ANY_2},
+    Mistake.MIXTURE_OF_THE_LAST_TWO: {"rules": THREE, "changes": 2, "barriers": 1},
     Mistake.STALE_WALSENDER_LEFT: {"rules": ANY_2},
+    Mistake.STALE_WALSENDER_OF_A_DROPPED_RULE: {
+        "rules": (EMPTY, ONLY_B, ANY_2[-1]),
+        "changes": 2,
+    },
     Mistake.OLD_NAMES_AT_RESTART: {},
     Mistake.LOST_CAS_TAKEN_AS_FAILED: {"rules": (ONLY_B, ONLY_C)},
     Mistake.UNDONE_BY_DROPPING_THE_NEWER: {},
@@ -38,10 +51,12 @@ def title(bounds: dict[str, Any]) -> str:
     return f"{rules}; " + ", ".join(f"{k} {v}" for k, v in bounds.items() if k != "rules")
 
 
-@pytest.mark.parametrize("bounds", BOUNDS, ids=title)
+@pytest.mark.parametrize(
+    "bounds", [*BOUNDS, *(pytest.param(b, marks=wider) for b in WIDER)], ids=title
+)
 def test_the_protocol_holds(bounds: dict[str, Any]) -> None:
     model = RuleChange(**bounds)
-    result = search(model.initial, model.actions, broken)
+    result = search(model.initial, model.actions, broken, max_states=6_000_000)
     print(title(bounds), result)
     assert result.complete, result
     assert result.broken is None, result
