@@ -67,7 +67,7 @@ def test_primary_leaves_and_hands_over() -> None:
     story.well()
     assert story.register.term == 2
     assert not story.checker.ways & {"rewind", "clone"}
-    story.silent("election", "suspect")
+    story.silent("election")
 
 
 def test_primary_leaves_and_nobody_can_take_over() -> None:

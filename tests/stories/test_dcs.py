@@ -73,6 +73,22 @@ def test_grants_under_a_rule_that_was_dropped_unheard_do_not_count() -> None:
     story.well()
 
 
+def test_what_was_heard_of_an_earlier_life_is_not_taken_for_this_one() -> None:
+    """n1's wall clock was set back before its agent started again."""
+    story = Story()
+    story["n2"].freeze()
+    story["n1"].wall_offset = -3600.0
+    story["n1"].kill_agent()
+    story["n1"].start_agent()
+    story.run(0.5)
+    agent, before = story["n1"].agent, story["n2"].agent
+    assert agent is not None and before is not None and before.state.published is not None
+    assert min(agent.state.sent_at) > before.state.published.heard["n1"]
+    assert agent.state.peers["n2"].granted_term == 0
+    story["n2"].thaw()
+    story.well()
+
+
 def test_outage_with_both_standbys_gone() -> None:
     """Neither reads nor grants: the authority runs out and the guard stops the server."""
     story = Story(lease=2.0)

@@ -36,7 +36,7 @@ from pgregent.core.events import (
 from pgregent.core.publish import serving
 from pgregent.core.seen import is_anothers
 from pgregent.core.step import step
-from pgregent.core.types import Record, Register
+from pgregent.core.types import Durable, Record, Register
 from pgregent.core.view import State
 from pgregent.ports import peers as channel
 from pgregent.ports.clock import Clock
@@ -94,7 +94,7 @@ class Agent:
         self.peers: Peers | None = None
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._executor = Executor(server, clock, self.post, self.records, lambda: state.me)
-        self._saved = state.durable
+        self._saved: Durable | None = None
         self._versions: dict[int, int] = {}
         self._look_now = asyncio.Event()
         self._read_now = asyncio.Event()

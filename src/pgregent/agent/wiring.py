@@ -175,9 +175,7 @@ async def _run(config: AgentConfig, state_dir: Path, bin_dir: Path) -> int:
             os.chown(log_dir, owner.uid, owner.gid)
         clock = BoottimeClock()
         now = clock.now()
-        state = State(settings, durable, started_at=now, now=now)
-        # Numbered on from any earlier life, so that an older record is never the newest.
-        state.beat = int(clock.epoch() * 1000)
+        state = State.of_new_life(settings, durable, now, clock.epoch())
         watching = asyncio.create_task(changes.watch())
         try:
             await _serve(config, dynamic, state, store=store, server_config=server_config, dcs=dcs)

@@ -121,6 +121,8 @@ class Durable:
     """The seq of the register from which it tried to hand its office over; 0: never."""
     remade: int = 0
     """How often the data directory was made anew; part of the incarnation's id."""
+    beats: int = 0
+    """Above every beat that this member has sent."""
 
 
 class PgState(Enum):

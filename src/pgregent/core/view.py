@@ -1,6 +1,6 @@
 """The state of one agent's core: everything that decisions are made from lives here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from pgregent.core.effects import Announce, Barrier, Effect, PostgresEffect, WriteRegister
@@ -17,6 +17,8 @@ from pgregent.core.types import (
     Suspicion,
     Vote,
 )
+
+BEATS_PER_LIFE = 1 << 32
 
 
 class Leaving(Enum):
@@ -168,6 +170,14 @@ class State:
     put_vote: Vote | None = None
     why: str = "starting"
     out: list[Effect] = field(default_factory=list[Effect])
+
+    @classmethod
+    def of_new_life(cls, settings: Settings, durable: Durable, now: float, epoch: float) -> "State":
+        """An agent that starts. Its beats come after those of all its earlier lives, also where the
+        wall clock was set back: what a peer heard of those is never taken for this one."""
+        beat = max(int(epoch * 1000), durable.beats)
+        durable = replace(durable, beats=beat + BEATS_PER_LIFE)
+        return cls(settings, durable, started_at=now, now=now, beat=beat)
 
     @property
     def me(self) -> Incarnation:
