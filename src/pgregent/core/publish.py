@@ -1,7 +1,5 @@
 """What this member tells the others."""
 
-from dataclasses import replace
-
 from pgregent.core.effects import Publish, PutMember
 from pgregent.core.lease import grant_for, has_authority
 from pgregent.core.types import PgState, Record
@@ -73,15 +71,15 @@ def record_of(state: State) -> Record:
 
 def publish(state: State) -> None:
     """Send the record at every heartbeat, and at once when something that others act on changed."""
-    record = record_of(state)
-    if record.serving:
+    serves = serving(state)
+    if serves:
         state.served_at = state.now
     last = state.published
-    urgent = last is None or _essence(record) != _essence(last)
+    urgent = last is None or _has_changed(state, last, serves)
     if not urgent and state.now - state.published_at < state.settings.heartbeat:
         return
     state.beat += 1
-    record = replace(record, beat=state.beat)
+    record = record_of(state)
     state.published, state.published_at = record, state.now
     state.sent_at[state.beat] = state.now
     if len(state.sent_at) > KEEP_BEATS:
@@ -101,18 +99,20 @@ def publish(state: State) -> None:
         state.out.append(PutMember(record))
 
 
-def _essence(record: Record) -> tuple[object, ...]:
-    register = record.register
+def _has_changed(state: State, last: Record, serves: bool) -> bool:
+    """Whether something that others act on is not as they were told last."""
+    register, told = state.register, last.register
+    settings, postgres = state.settings, state.postgres
     return (
-        record.incarnation,
-        record.state,
-        register.seq if register else 0,
-        record.vote,
-        record.suspicion is not None,
-        record.grant,
-        record.down,
-        record.serving,
-        record.leaving,
-        record.dcs_lost,
-        record.eligible,
+        last.serving != serves
+        or last.state is not postgres.state
+        or (told.seq if told else 0) != (register.seq if register else 0)
+        or last.grant != grant_for(state)
+        or last.vote != state.vote
+        or (last.suspicion is None) != (state.suspicion is None)
+        or last.incarnation != state.me
+        or last.down != state.down
+        or last.leaving != (state.leaving is not Leaving.NO)
+        or last.dcs_lost != state.register_lost
+        or last.eligible != (not settings.nofailover and not postgres.replay_paused)
     )
