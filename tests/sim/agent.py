@@ -48,7 +48,7 @@ from pgregent.core.events import (
 )
 from pgregent.core.publish import serving
 from pgregent.core.step import step
-from pgregent.core.types import Incarnation, PgState, Record
+from pgregent.core.types import Incarnation, Record
 from pgregent.core.view import State
 from tests.sim.port import Port
 from tests.sim.world import Proc, Task, Work
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 TICK = 0.05
 READ_EVERY = 1.0
+SILENT_AFTER = 0.25
 
 
 class SimAgent:
@@ -67,8 +68,7 @@ class SimAgent:
         self.node, self.world = node, node.world
         self.proc = Proc(f"{node.name} agent")
         now = node.clock()
-        self.state = State(node.settings, node.store, started_at=now, now=now)
-        self.state.beat = int(node.wall() * 1000)
+        self.state = State.of_new_life(node.settings, node.store, now, node.wall())
         self.port = Port(node)
         self._events: deque[Event] = deque()
         self._pg: Task | None = None
@@ -355,11 +355,15 @@ class SimAgent:
         self.post(Observed(postgres, count))
 
     def _settled(self) -> bool:
-        state = self.state
-        if state.is_primary:
-            register = state.durable.register
-            return serving(state) and register is not None and len(register.rules) == 1
-        return state.postgres.state is PgState.STANDBY and state.postgres.streaming
+        state, register = self.state, self.state.register
+        if state.is_primary and register is not None and register.rules:
+            heard = (state.peer(m.name).heard_at for m in register.rule.members)
+            silent = any(self.node.clock() - at > SILENT_AFTER for at in heard)
+            return serving(state) and len(register.rules) == 1 and not silent
+        if not state.postgres.streaming or register is None:
+            return False
+        primary = state.peer(register.primary.name).record
+        return primary is not None and primary.serving
 
 
 class Channel:

@@ -7,7 +7,7 @@ from pgregent.core.durability import satisfies_all
 from pgregent.core.events import RestoreDcs
 from pgregent.core.types import Register, Stage
 from tests.sim.cluster import Cluster
-from tests.sim.fake_postgres import FAST
+from tests.sim.fake_link import FAST
 from tests.sim.node import Node
 from tests.sim.tape import Tape
 from tests.sim.world import Rates

@@ -1,4 +1,4 @@
-"""pgregent-sim: play schedules of the real core in a simulated world, look at them, cut them down."""
+"""pgregent-sim: play schedules of the real core, look at them, cut them down."""
 
 import re
 import sys
@@ -16,6 +16,8 @@ from tests.sim.tape import Tape
 from tests.sim.tapefile import REGRESSIONS, load, save
 from tests.sim.world import transcript
 
+SHRINK_SECONDS = 60.0
+"""For one of the failures of a run."""
 SHRUNK_AT_MOST = 5
 """Tapes that one run keeps: most of many failures are the same one."""
 
@@ -38,7 +40,7 @@ keep_option = click.option(
 )
 
 
-class Seeds(click.ParamType):
+class Seeds(click.ParamType[range]):
     """A-B or A."""
 
     name = "A-B"
@@ -55,7 +57,9 @@ class Seeds(click.ParamType):
         return seeds
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 def main() -> None:
     """Play schedules of the real core in a simulated world.
 
@@ -72,7 +76,7 @@ def main() -> None:
 @keep_option
 @click.option("--shrink/--no-shrink", "cut", default=True, help="Keep short tapes of failures.")
 def run(
-    seeds: range, theme: str, jobs: int | None, limit: float | None, keep: Path, cut: bool
+    *, seeds: range, theme: str, jobs: int | None, limit: float | None, keep: Path, cut: bool
 ) -> None:
     """Play many schedules; exit 1 if one fails, or if something that can strike never did."""
     tally = Tally()
@@ -86,7 +90,7 @@ def run(
     failed = _report(tally, with_missing=not theme)
     if cut:
         for seed in sorted(tally.bad)[:SHRUNK_AT_MOST]:
-            _shrink(play(seed, theme), keep / f"seed-{seed}.json", 60.0)
+            _shrink(play(seed, theme), keep / f"seed-{seed}.json", SHRINK_SECONDS)
     sys.exit(failed)
 
 
@@ -96,8 +100,8 @@ def _report(tally: Tally, *, with_missing: bool) -> bool:
     _table("struck", tally.struck)
     _table("while there was", tally.during)
     click.echo(
-        f"{tally.schedules} schedules, {tally.events} events (at least {tally.fewest_events} each), "
-        f"{tally.acked} acknowledged writes, {tally.terms} terms; {speed:.1f} schedules and "
+        f"{tally.schedules} schedules, {tally.events} events (at least {tally.fewest_events} each),"
+        f" {tally.acked} acknowledged writes, {tally.terms} terms; {speed:.1f} schedules and "
         f"{tally.events / max(tally.cpu_s, 0.001):,.0f} events per second and core; "
         f"{len(tally.bad)} bad"
     )
@@ -189,8 +193,10 @@ def _shrink(outcome: Outcome, path: Path, seconds: float) -> None:
 @jobs_option
 @click.option("--tally", "path", type=click.Path(dir_okay=False, path_type=Path), default=TALLY)
 @keep_option
-def nightly(schedules: int, limit: float | None, jobs: int | None, path: Path, keep: Path) -> None:
-    """Play new seeds until the core as it is now has stood SCHEDULES of them; Ctrl-C to go on later.
+def nightly(
+    *, schedules: int, limit: float | None, jobs: int | None, path: Path, keep: Path
+) -> None:
+    """Play new seeds until the core as it is now has stood so many; Ctrl-C to go on later.
 
     The sums are kept in docs/proof/simulation.json with a hash of src/pgregent/core; when that has
     changed they begin anew.
@@ -207,7 +213,7 @@ def nightly(schedules: int, limit: float | None, jobs: int | None, path: Path, k
     click.echo("")
     failed = _report(proof.tally, with_missing=True)
     for seed in sorted(proof.tally.bad)[had:][:SHRUNK_AT_MOST]:
-        _shrink(play(seed), keep / f"seed-{seed}.json", 60.0)
+        _shrink(play(seed), keep / f"seed-{seed}.json", SHRINK_SECONDS)
     sys.exit(failed)
 
 
@@ -218,4 +224,4 @@ def _progress(proof: Proof, schedules: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="pgregent-sim")

@@ -7,7 +7,7 @@ from pgregent.core.gate import Heard, route
 from pgregent.core.types import PgState, Record, Register, Settings
 from tests.sim.agent import Channel
 from tests.sim.fake_dcs import FakeDcs
-from tests.sim.fake_postgres import Wal
+from tests.sim.fake_wal import Wal
 from tests.sim.invariants import Checker
 from tests.sim.node import Node
 from tests.sim.world import World, transcript

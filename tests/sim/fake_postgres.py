@@ -1,200 +1,26 @@
 """A nasty PostgreSQL: what docs on its hazards say, in virtual time.
 
-WAL is a list of records that are on disk; a follower's log is a prefix of its upstream's or has
-diverged. A reload is taken over late, and by every process at a time of its own.
+A reload is taken over late, and by every process at a time of its own.
 """
 
-import bisect
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pgregent.core.types import PgState, Position, Postgres, Walsender
+from tests.sim.fake_link import RETRY, Link, StrayLink
+from tests.sim.fake_wal import START_LSN, Disk, Wal, extends, has_timeline, parse_names
 from tests.sim.world import Proc, Signal
 
 if TYPE_CHECKING:
     from tests.sim.node import Node
-
-START_LSN = 1000
-RECEIVER_TIMEOUT = 10.0
-RETRY = 0.1
-FAST = 0.005
-"""Seconds that WAL, or a reply, is under way at most, where nothing is slow."""
-
-
-@dataclass(eq=False, slots=True)
-class Wal:
-    """One record; its identity is its content. `lsn` is its end."""
-
-    timeline: int
-    lsn: int
-    write: int | None = None
-    """The number of the commit that it is, if it is one."""
-
-
-@dataclass
-class Conf:
-    """The configuration file as it is on disk."""
-
-    label: str = ""
-    names: str = ""
-    upstream: str | None = None
-    restore: bool = False
-    """Whether a restore_command is set."""
-
-
-@dataclass
-class Disk:
-    """A data directory."""
-
-    exists: bool = False
-    usable: bool = True
-    system_id: str = ""
-    log: list[Wal] = field(default_factory=list[Wal])
-    histories: dict[int, bool] = field(default_factory=dict[int, bool])
-    """Timeline -> whether the history file is a real one (False: a stub)."""
-    control_timeline: int = 1
-    segment: tuple[int, int] = (0, 0)
-    """(timeline, lsn): a segment file of a newer timeline that holds none of its records yet."""
-    needed_lsn: int = 0
-    """What has to be replayed before it is consistent (after pg_rewind)."""
-    foreign: bool = False
-    """Somebody promoted it by hand, and it was not made anew since."""
-    clean: bool = False
-    checkpoint_lsn: int = 0
-    slots: set[str] = field(default_factory=set[str])
-    conf: Conf = field(default_factory=Conf)
-    standby: bool = True
-
-    @property
-    def end(self) -> int:
-        return self.log[-1].lsn if self.log else START_LSN
-
-    @property
-    def position(self) -> Position:
-        timeline = self.log[-1].timeline if self.log else 1
-        if self.segment[1] == self.end:
-            timeline = max(timeline, self.segment[0])
-        return Position(timeline, self.end)
-
-    def writes(self) -> set[int]:
-        return {r.write for r in self.log if r.write is not None}
-
-    def remove_late_stubs(self) -> None:
-        newest = max((n for n, real in self.histories.items() if real), default=1)
-        self.histories = {n: real for n, real in self.histories.items() if n <= newest}
-
-
-def parse_names(names: str) -> tuple[int, frozenset[str]]:
-    """`ANY k ("a", "b")` as (k, labels)."""
-    found = re.fullmatch(r"ANY (\d+) \((.*)\)", names)
-    if found is None:
-        return 0, frozenset()
-    return int(found[1]), frozenset(n.strip().strip('"').lower() for n in found[2].split(","))
-
-
-def holds(log: list[Wal], count: int, record: Wal) -> bool:
-    """Whether the first `count` records of a log have this one, and with it all before it."""
-    at = bisect.bisect_left(log, record.lsn, 0, count, key=lambda r: r.lsn)
-    return at < count and log[at] is record
-
-
-def extends(shorter: list[Wal], longer: list[Wal]) -> bool:
-    """Whether the second log begins with the first (a record's predecessors are always its own)."""
-    return not shorter or (len(longer) >= len(shorter) and longer[len(shorter) - 1] is shorter[-1])
-
-
-class Link:
-    """A walsender and the walreceiver that it feeds."""
-
-    def __init__(self, upstream: "Server", standby: "Server", label: str) -> None:
-        self.upstream, self.standby, self.label = upstream, standby, label
-        self.world = upstream.world
-        self.names = upstream.names
-        self.flush = 0
-        self.sending = self.receiving = True
-        self._sent = len(standby.disk.log)
-        self._arrives = self._replies = 0.0
-        lagging = self.world.chance(self.world.rates.lagging)
-        self.slowest = self.world.random.choice((0.05, 0.3, 2.0)) if lagging else FAST
-        if lagging:
-            self.world.hit("replication lags")
-        self._reply()
-
-    def pump(self) -> None:
-        """Send what was flushed since."""
-        if self.sending and len(self.upstream.disk.log) > self._sent:
-            self._sent = len(self.upstream.disk.log)
-            at = max(self._arrives, self.world.now + self.world.between(0.0002, self.slowest))
-            self._arrives = at
-            self.world.call(at - self.world.now, self.standby.proc, self._arrive, self._sent)
-
-    def _arrive(self, count: int, flushed: bool = False) -> None:
-        if not self.receiving:
-            return
-        if not self.world.net.open("sql", self.upstream.node.name, self.standby.node.name):
-            self.world.call(0.1, self.standby.proc, self._arrive, count, flushed)
-            return
-        if not flushed and self.standby.node.slow_disk:
-            # Written, and lost if the power fails now: it is reported once it is flushed.
-            after = self.world.between(0.01, 0.5)
-            self.world.call(after, self.standby.proc, self._arrive, count, True)
-            return
-        log = self.standby.disk.log
-        news = self.upstream.disk.log[len(log) : count]
-        if not news:
-            return
-        if not extends(log, self.upstream.disk.log):
-            self.close()
-            return
-        log.extend(news)
-        self.standby.received()
-        self._reply()
-
-    def _reply(self) -> None:
-        at = max(self._replies, self.world.now + self.world.between(0.0002, self.slowest))
-        self._replies = at
-        lsn = self.standby.disk.end
-        self.world.call(at - self.world.now, self.upstream.proc, self._replied, lsn)
-
-    def _replied(self, lsn: int) -> None:
-        if not self.sending:
-            return
-        if not self.world.net.open("sql", self.standby.node.name, self.upstream.node.name):
-            self.world.call(0.1, self.upstream.proc, self._replied, lsn)
-            return
-        self.flush = max(self.flush, lsn)
-        self.upstream.flushed_by(self)
-
-    def close(self, silently: bool = False) -> None:
-        """One side ended: the other notices by FIN, or (silently) only by its timeout."""
-        after = RECEIVER_TIMEOUT if silently else self.world.between(0.0005, 0.01)
-        self.world.call(after, self.upstream.proc, self._sender_ends)
-        self.world.call(after, self.standby.proc, self._receiver_ends)
-
-    def end_receiver(self) -> None:
-        """The standby's side ends now."""
-        self._receiver_ends()
-        self.close()
-
-    def _sender_ends(self) -> None:
-        self.sending = False
-        if self in self.upstream.senders:
-            self.upstream.senders.remove(self)
-
-    def _receiver_ends(self) -> None:
-        self.receiving = False
-        if self.standby.receiver is self:
-            self.standby.receiver = None
-            self.standby.retry_soon(self.world.between(0.005, RETRY))
 
 
 class Server:
     """One run of PostgreSQL on a data directory."""
 
     def __init__(self, node: "Node", number: int) -> None:
-        self.node, self.world, self.disk = node, node.world, node.disk
+        self.node, self.world = node, node.world
+        self.disk: Disk = node.disk
         self.number = number
         self.proc = Proc(f"{node.name} postgres")
         self.state = PgState.STARTING
@@ -233,7 +59,6 @@ class Server:
         self.timeline = 0
         self.blocked = False
         """A session reads here, and replay waits for it."""
-        self.disk.clean = False
         self.world.call(self.world.between(0.02, 0.4), self.proc, self._booted)
 
     @property
@@ -256,9 +81,14 @@ class Server:
     def _booted(self) -> None:
         if self.state is not PgState.STARTING:
             return
-        if not self.disk.usable:
+        if not self.disk.usable and self.world.random.random() < 0.5:
             self.die("recovery cannot find a valid checkpoint")
             return
+        if not self.disk.usable or (self.disk.standby and self.disk.has_late_stubs):
+            # The control file stays as it was.
+            self.node.say("postgres waits for ever for WAL that it could start from")
+            return
+        self.disk.clean = False
         if self.disk.standby and self.disk.needed_lsn > self.disk.end:
             self.settled = True
             self.node.say("postgres starts, not consistent yet")
@@ -325,7 +155,8 @@ class Server:
         if behind and self.world.now < limit:
             self.world.call(0.01, self.proc, self._drain, primary, end, limit)
             return
-        self.disk.clean = not behind
+        # Also where a standby was given up: what it has, this does not say.
+        self.disk.clean = True
         self.die("shut down")
 
     # --- configuration -------------------------------------------------------------------------
@@ -377,34 +208,39 @@ class Server:
         if not self.upstream:
             return
         up = self.node.cluster[self.upstream].server
-        if up is None or not self._may_stream(up):
+        kind = None if up is None else self._streams(up)
+        if up is None or kind is None:
             self.retry_soon(RETRY * (0.5 + self.world.random.random()))
             return
-        self.receiver = Link(up, self, self.label.lower())
+        self.receiver = kind(up, self, self.label.lower())
         up.senders.append(self.receiver)
-        log, theirs = self.disk.log, up.disk.log
-        newest = up.disk.position.timeline
-        following = theirs[len(log)].timeline if len(theirs) > len(log) else newest
-        if following > self.disk.position.timeline:
-            self.disk.segment = (following, self.disk.end)
         for n, real in up.disk.histories.items():
             self.disk.histories[n] = self.disk.histories.get(n, False) or real
-        self.receiver.pump()
+        self.receiver.begin()
 
-    def _may_stream(self, up: "Server") -> bool:
+    def _streams(self, up: "Server") -> type[Link] | None:
+        """What comes of an attempt to stream from there; None: nothing."""
         world, names = self.world, (self.node.name, up.node.name)
         running = up.answers and not up.stopping and up.disk.system_id == self.disk.system_id
         if not running or not world.net.both("sql", *names):
-            return False
+            return None
         slot = self.node.name
         if slot not in up.disk.slots or any(s.standby.node is self.node for s in up.senders):
-            return False
-        return extends(self.disk.log, up.disk.log)
+            return None
+        if extends(self.disk.log, up.disk.log):
+            return Link
+        mine, log = self.disk.position.timeline, up.disk.log
+        strays = mine < up.disk.position.timeline and has_timeline(log, len(log), mine)
+        # Only where the fork lies in the segment that it is in.
+        return StrayLink if strays and world.random.random() < 0.5 else None
 
     def _from_archive(self) -> None:
         """The restore_command feeds it whatever the archive has of its lineage."""
+        newest = self.disk.newest_real_history
         for log, count in self.node.cluster_.archive:
             mine = self.disk.log
+            if newest > 1 and not has_timeline(log, count, newest):
+                continue  # It asks for no WAL of what it knows to have been left.
             if count > len(mine) and extends(mine, log):
                 mine.extend(log[len(mine) : count])
                 self.world.hit("WAL from the archive")
@@ -438,7 +274,8 @@ class Server:
             self.promoting = True
             if self.receiver is not None:
                 self.receiver.end_receiver()
-            self.world.call(self.world.between(*self.promotion_takes), self.proc, self._promote)
+            takes = min(self.world.between(*self.promotion_takes), self.promotion_takes[1])
+            self.world.call(takes, self.proc, self._promote)
 
     def _promote(self) -> None:
         if self.paused:
@@ -521,7 +358,8 @@ class Server:
                 acknowledge()
 
     def cancel_one(self) -> bool:
-        """A client cancels its wait: the commit stands, and is seen, without a standby."""
+        """A client cancels its wait: the commit stands without a standby. That others read it at
+        once is not in `seen`: nothing is promised of what somebody waived."""
         if self.waiting and self.state is PgState.PRIMARY:
             self.waiting.pop(self.world.random.randrange(len(self.waiting)))
             return True
@@ -548,13 +386,12 @@ class Server:
                 answered_at=answered_at,
                 system_id=disk.system_id,
             )
-        streaming = self.receiver is not None
         return Postgres(
             PgState.STANDBY,
             disk.position if self.settled else None,
             self.replayed,
-            streaming=streaming,
-            upstream_timeline=disk.position.timeline if streaming else 0,
+            streaming=self.receiver is not None,
+            upstream_timeline=self.receiver.timeline if self.receiver is not None else 0,
             replay_paused=self.paused,
             answered_at=answered_at,
             system_id=disk.system_id,

@@ -36,7 +36,6 @@ COUNTED = (
     "an effect fails",
     "replication lags",
     "slow disk",
-    "WAL from the archive",
 )
 """What is counted where it strikes."""
 

@@ -6,7 +6,8 @@ from pgregent.core.effects import Announce
 from pgregent.core.publish import serving
 from pgregent.core.types import Incarnation, PgState, Register
 from pgregent.core.view import State
-from tests.sim.fake_postgres import Server, Wal, holds
+from tests.sim.fake_postgres import Server
+from tests.sim.fake_wal import Wal, holds
 
 if TYPE_CHECKING:
     from tests.sim.node import Node
@@ -156,6 +157,8 @@ class Checker:
 
     def _sealed(self, node: "Node", did: str) -> None:
         state = node.agent.state if node.agent is not None else None
+        if node.server is not None and node.server.by_hand:
+            return  # Its agent promised nothing of what others do to its server.
         if state is not None and state.vote is not None:
             register = state.register
             if register is not None and register.electing and state.vote.round == register.round:
@@ -266,15 +269,17 @@ class Checker:
         state = primary.agent.state if primary.agent else None
         if state is None or not serving(state) or state.register != register:
             return f"{primary.name} does not serve: {state.why if state else 'no agent'}"
-        if primary.server is None or primary.server.closed:
+        server = primary.server
+        if server is None or server.closed:
             return f"{primary.name} lets no clients in"
         expected = [node for node in self.nodes.values() if node.expected]
         for node in expected:
             if node is primary:
                 continue
             receiver = node.server.receiver if node.server else None
-            streams = receiver is not None and receiver.upstream is primary.server
-            if not streams or not node.agent or node.agent.state.register != register:
+            streams = receiver is not None and receiver.upstream is server
+            past_fork = receiver is not None and receiver.timeline != server.timeline
+            if not streams or past_fork or not node.agent or node.agent.state.register != register:
                 return f"{node.name} does not stream: {node.agent and node.agent.state.why}"
             if node.disk.end < primary.disk.end - 2000:
                 return f"{node.name} is behind"

@@ -20,7 +20,6 @@ from pgregent.core.types import (
     Register,
     Rule,
     Stage,
-    Term,
     Vote,
 )
 from pgregent.core.view import State
@@ -224,16 +223,6 @@ def barrier_on_an_old_connection(patch: Patch) -> None:
     patch.setattr(Port, "barrier", barrier)
 
 
-def appointed_on_any_timeline(patch: Patch) -> None:
-    """A vote counts also on a timeline that nobody was appointed for."""
-
-    def choose(register: Register, cast: Mapping[Incarnation, Vote]) -> Incarnation | None:
-        known = tuple(Term(v.position.timeline, m, 0, 0) for m, v in cast.items())
-        return election.choose(dataclasses.replace(register, terms=register.terms + known), cast)
-
-    patch.setattr(standby, "choose", choose)
-
-
 def rewound_counts(patch: Patch) -> None:
     """Rewound, a node counts as before and votes at once, though it forgot what it acknowledged."""
     rewind = Port.rewind
@@ -372,6 +361,26 @@ def no_deadline(patch: Patch) -> None:
     patch.setattr(Guard, "check", check)
 
 
+def past_the_fork_counts(patch: Patch) -> None:
+    """Who streams is counted, whatever timeline its walreceiver is on."""
+    whole = durability.streaming_members
+
+    def streaming(state: State) -> frozenset[Incarnation]:
+        term = state.register.term if state.register is not None else 0
+        said = {name: peer.record for name, peer in state.peers.items()}
+        for name, record in said.items():
+            state.peers[name].record = record and dataclasses.replace(
+                record, upstream_timeline=term
+            )
+        found = whole(state)
+        for name, record in said.items():
+            state.peers[name].record = record
+        return found
+
+    patch.setattr(durability, "streaming_members", streaming)
+    patch.setattr(primary, "streaming_members", streaming)
+
+
 Mutant = Callable[[Patch], None]
 
 BY_THEME: tuple[tuple[Mutant, str], ...] = (
@@ -382,7 +391,6 @@ BY_THEME: tuple[tuple[Mutant, str], ...] = (
     (no_checkpoint, "crashes"),
     (stale_grants, "false alarms"),
     (barrier_on_an_old_connection, "changes"),
-    (appointed_on_any_timeline, "by hand"),
     (open_before_the_barrier, "crashes"),
     (older_register_accepted, "amnesia"),
     (rewind_without_checkpoint, "crashes"),
@@ -406,5 +414,6 @@ BY_SCENE: tuple[tuple[Mutant, Callable[[int], str]], ...] = (
     (lost_cas_settled_by_a_read, scenes.handover_lands_late),
     (seal_lifted_on_a_timeout, scenes.succession_while_the_primary_works),
     (vote_while_promoting, scenes.promotion_outlasts_its_term),
+    (past_the_fork_counts, scenes.follower_past_the_fork),
 )
 """Each mistake, and the play that leads to where it shows."""

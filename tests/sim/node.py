@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pgregent.core.events import Leave, PostgresExited
 from pgregent.core.types import Durable, Incarnation, Settings
 from tests.sim.agent import SimAgent
-from tests.sim.fake_postgres import Disk, Server
+from tests.sim.fake_postgres import Server
+from tests.sim.fake_wal import Disk
 from tests.sim.world import Proc, World
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ def _take_away(chaos: Chaos, node: Node, tries: int) -> None:
     if not node.left or node.agent is not None:
         if tries:
             node.world.call(1.0, None, _take_away, chaos, node, tries - 1)
-    elif chaos.holds_all(n for n in chaos.nodes() if n is not node):
+    elif chaos.on and chaos.holds_all(n for n in chaos.nodes() if n is not node):
         node.say("its machine is taken away")
         node.expected = False
     else:
@@ -126,9 +126,12 @@ def restore_dcs(chaos: Chaos) -> bool:
 
 @fault("promoted by hand")
 def promote_by_hand(chaos: Chaos) -> bool:
-    """Somebody calls pg_promote on a standby; it takes the next number that is free there."""
+    """Somebody calls pg_promote on a standby; it takes the next number that is free there. Only
+    where the others hold all that counts: that the rest can elect is not promised else."""
     server = chaos.standby().server
-    if server is None or server.state is not PgState.STANDBY or server.promoting:
+    if server is None or not chaos.holds_all(n for n in chaos.nodes() if n is not server.node):
+        return False
+    if server.state is not PgState.STANDBY or server.promoting:
         return False
     server.node.say("is promoted by hand")
     server.by_hand = server.disk.foreign = True

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.events import Promoted, Sealed
 from pgregent.core.types import PgState, Postgres
-from tests.sim.fake_postgres import Conf, Disk, Server, extends
+from tests.sim.fake_postgres import Server
+from tests.sim.fake_wal import Conf, Disk, extends
 from tests.sim.world import Signal, Work
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 POLL = 0.005
 FRESH_EVERY = 1.0
+START_TIMEOUT = 300.0
 
 
 class Port:
@@ -91,10 +93,13 @@ class Port:
         disk.remove_late_stubs()
         disk.standby = standby
         server = node.run_server(deadline)
+        until = self.world.now + START_TIMEOUT
         while not server.answers:
             if not server.alive:
                 yield 5.0
                 raise Unavailable("postgres", "it ended while it started")
+            if self.world.now > until:
+                raise Unavailable("postgres", "not started in time")
             yield 0.02
         self._made_at = self._answered_at = node.clock()
 
@@ -269,7 +274,8 @@ class Port:
                 node.checker.broken(f"S5: {node.name} goes on with a log that has diverged")
             return
         node.checker.destroyed(node, "rewind")
-        disk.usable = False
+        # pg_rewind ends recovery first where that is needed; the control file is changed last.
+        disk.usable, disk.clean = False, True
         for _ in range(3):
             yield self.world.between(0.02, 0.3)
             self._source(source, server)
@@ -296,7 +302,7 @@ class Port:
             self._source(source, server)
         if node.disk.exists:
             node.checker.destroyed(node, "clone")
-        newest = max((n for n, real in server.disk.histories.items() if real), default=1)
+        newest = server.disk.newest_real_history
         node.disk = Disk(
             exists=True,
             system_id=server.disk.system_id,

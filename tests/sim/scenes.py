@@ -10,11 +10,12 @@ from pgregent.core.events import Switchover
 from pgregent.core.types import Stage
 from pgregent.core.view import State
 from tests.sim.cluster import Cluster
+from tests.sim.node import Node
 
 
-def _cluster(seed: int, *, archiving: bool = False, **settings: Any) -> Cluster:
-    """Of three, n1 is primary; clients are busy."""
-    cluster = Cluster(seed, 3, **settings)
+def _cluster(seed: int, *, nodes: int = 3, archiving: bool = False, **settings: Any) -> Cluster:
+    """Of these, n1 is primary; clients are busy."""
+    cluster = Cluster(seed, nodes, **settings)
     cluster.archiving = archiving
     cluster.pace = 0.1
     cluster.start()
@@ -191,12 +192,15 @@ def furthest_may_not_succeed(seed: int) -> str:
 
 
 def rewound_member_votes(seed: int) -> str:
-    """n3 alone has what n1 acknowledged last; promoted by hand, it is rewound, and n1 dies."""
+    """n3 alone has what n1 acknowledged last; promoted for a term that nobody knows of, it is
+    rewound, and n1 dies."""
     cluster = _cluster(seed)
     _block(cluster, "sql", ("n1", "n2"))
     cluster.run(0.5)
     server = cluster["n3"].server
-    assert server is not None
+    agent = cluster["n3"].agent
+    assert server is not None and agent is not None
+    agent.state.durable = dataclasses.replace(agent.state.durable, promoted=2)
     server.by_hand = server.disk.foreign = True
     server.request_promotion()
     cluster.run(30.0, lambda: "rewind" in cluster.checker.ways)
@@ -288,6 +292,38 @@ def stale_answer(seed: int) -> str:
     cluster.world.thaw(agent.proc)
     cluster.run(4.0)
     return _end(cluster)
+
+
+def follower_past_the_fork(seed: int) -> str:
+    """n4 has not voted, and takes more of n1's WAL while it turns to n2; then n2 and n3 die."""
+    cluster = _cluster(seed, nodes=4, nodes_wanted_k=2)
+    dcs, n4, old = cluster.dcs, cluster["n4"], cluster["n1"].server
+    assert dcs.register is not None and old is not None and n4.agent is not None
+    _block(cluster, "peers", *(("n1", f"n{n}") for n in (2, 3, 4)), ("n2", "n4"), ("n3", "n4"))
+    _block(cluster, "dcs", ("n1", "dcs"), ("n4", "dcs"))
+    dcs.apply(WriteRegister(dcs.register.seq, elect(dcs.register, "they hear nothing of n1")))
+    assert cluster.run(2.0, _all(cluster, ["n2", "n3"], _is_electing))
+    _block(cluster, "sql", ("n1", "n4"))
+    assert cluster.run(5.0, lambda: dcs.register is not None and dcs.register.term == 2)
+    winner = cluster.primary
+    blocked = cluster.world.net.blocked
+    blocked -= {way for way in blocked if "n4" in way}
+    cluster.run(3.0, lambda: n4.disk.conf.upstream == winner.name)
+    for _ in range(300):
+        old.append()
+    cluster.run(1.0, lambda: _streams_from(n4, winner))
+    n4.agent.proc.frozen += 1
+    cluster.run(0.6)
+    for name in ("n2", "n3"):
+        cluster[name].kill()
+    cluster.world.thaw(n4.agent.proc)
+    cluster.run(5.0)
+    return _end(cluster)
+
+
+def _streams_from(node: Node, upstream: Node) -> bool:
+    receiver = node.server.receiver if node.server is not None else None
+    return receiver is not None and receiver.upstream is upstream.server
 
 
 def sealed_beside_the_archive(seed: int) -> str:

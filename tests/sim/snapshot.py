@@ -23,7 +23,7 @@ class Snapshot:
 
 
 @cache
-def _taken(nodes: int, wanted_k: int, minimum_k: int) -> Snapshot:
+def taken(nodes: int, wanted_k: int, minimum_k: int) -> Snapshot:
     """Make a cluster, without clients, and cut the power. The same in every process."""
     given = {"nodes_wanted_k": wanted_k, "minimum_k": minimum_k}
     cluster = Cluster(f"snapshot of {nodes}", nodes, **given)
@@ -51,7 +51,7 @@ def _copied(disk: Disk) -> Disk:
 def restore(cluster: Cluster) -> None:
     """Put such a cluster's disks, promises and register into this one, which was not started."""
     settings = next(iter(cluster.nodes.values())).settings
-    snapshot = _taken(len(cluster.nodes), settings.nodes_wanted_k, settings.minimum_k)
+    snapshot = taken(len(cluster.nodes), settings.nodes_wanted_k, settings.minimum_k)
     cluster.world.now = snapshot.at
     cluster.dcs.register, cluster.dcs.members = snapshot.register, {**snapshot.members}
     for name, node in cluster.nodes.items():

@@ -1,4 +1,4 @@
-"""Random schedules of the real core, and mistakes that they have to find."""
+"""Mistakes that random schedules have to find, and plays that lead to where one would show."""
 
 from collections.abc import Callable
 
@@ -6,22 +6,6 @@ import pytest
 
 from tests.sim import mutants, scenes
 from tests.sim.schedule import play
-
-SEEDS = range(1, 41)
-PER_TEST = 8
-
-
-@pytest.mark.parametrize("first", SEEDS[::PER_TEST])
-def test_nothing_is_lost_and_everything_heals(first: int) -> None:
-    for seed in range(first, first + PER_TEST):
-        outcome = play(seed)
-        story = "\n".join(outcome.transcript.splitlines()[-60:])
-        assert not outcome.problem, f"seed {seed}: {outcome.problem}\n{story}"
-
-
-def test_a_schedule_is_repeatable() -> None:
-    """Also across processes: what a seed shows can be looked at again."""
-    assert play(3).transcript == play(3).transcript
 
 
 @pytest.mark.parametrize(
@@ -39,7 +23,7 @@ def test_schedules_find(
     mutant: Callable[[pytest.MonkeyPatch], None], theme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutant(monkeypatch)
-    found = (play(seed, theme).problem for seed in range(1, 61))
+    found = (play(seed, theme).problem for seed in range(1, 301))
     assert any(problem.startswith("S") for problem in found)
 
 

@@ -1,10 +1,10 @@
 """Virtual time: one heap of events, one source of chance, processes and a network that fail."""
 
-import heapq
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 from pgregent.core.errors import Refused, Unavailable
@@ -120,12 +120,13 @@ class World:
     def call(self, delay: float, proc: Proc | None, fn: Callable[..., Any], *args: Any) -> None:
         """Have `proc` do it in `delay` seconds."""
         self._count += 1
-        heapq.heappush(self._heap, (self.now + max(0.0, delay), self._count, proc, fn, args))
+        at = self.now + delay if delay > 0.0 else self.now
+        heappush(self._heap, (at, self._count, proc, fn, args))
 
     def at(self, time: float, fn: Callable[..., Any], *args: Any) -> None:
         """Have it done at this very time, or now if that has passed."""
         self._count += 1
-        heapq.heappush(self._heap, (max(time, self.now), self._count, None, fn, args))
+        heappush(self._heap, (max(time, self.now), self._count, None, fn, args))
 
     def apart(self, seed: int | str, do: Callable[[], T]) -> T:
         """Do it with a source of chance of its own: what it draws changes nothing for the rest."""
@@ -137,7 +138,7 @@ class World:
 
     def run(self, until: float, done: Callable[[], bool] | None = None) -> bool:
         """Let things happen until the time or until `done`; whether it was done."""
-        heap, pop, most = self._heap, heapq.heappop, self.events + MOST_EVENTS
+        heap, pop, most = self._heap, heappop, self.events + MOST_EVENTS
         while heap and not self.stop and heap[0][0] <= until:
             self.now, _, proc, fn, args = pop(heap)
             if proc is not None:
@@ -168,8 +169,10 @@ class World:
 
     def between(self, low: float, high: float) -> float:
         """A duration: mostly short; now and then, at the rate `slow`, many times as long."""
-        duration = low + (high - low) * self.random.random() ** 2
-        return duration * 10 if self.chance(self.rates.slow) else duration
+        at = self.random.random()
+        duration = low + (high - low) * at * at
+        slow = self.rates.slow
+        return duration * 10 if slow and self.random.random() < slow else duration
 
 
 class Task:

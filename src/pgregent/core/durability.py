@@ -5,10 +5,6 @@ from dataclasses import replace
 from pgregent.core.types import PLACEHOLDER, Incarnation, PgState, Register, Rule
 from pgregent.core.view import State
 
-MAX_RULES = 8
-"""A change waits where so many rules are listed, since an election has to satisfy all of them;
-unless it lets the primary go on alone."""
-
 
 def synchronous_standby_names(rule: Rule) -> str:
     """PostgreSQL's setting for a rule. Empty only where the writer alone suffices."""

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from pgregent.core.durability import (
-    MAX_RULES,
     appended,
     desired_rule,
     dropped,
@@ -142,8 +141,6 @@ def _change_rule(state: State, register: Register) -> None:
         return
     wanted, why = desired_rule(state)
     if wanted == register.rule:
-        return
-    if len(register.rules) >= MAX_RULES and wanted.k and wanted not in register.rules:
         return
     streaming = streaming_members(state)
     met = sum(m in streaming for m in register.rule.members) >= register.rule.k
