@@ -1,5 +1,6 @@
-"""The same schedules of the core everywhere: as many as a machine with two cores plays in about four
-minutes. The environment's SIM_SECONDS bounds the time; SIM_LAST is the last seed.
+"""The same schedules everywhere: as many as two cores play in about four minutes.
+
+The environment's SIM_SECONDS bounds the time; SIM_LAST is the last seed.
 """
 
 import os
@@ -10,7 +11,7 @@ from tests.sim.pool import cores, play_on_all_cores
 from tests.sim.tally import Tally
 
 SECONDS = float(os.environ.get("SIM_SECONDS", "240"))
-LAST = int(os.environ.get("SIM_LAST", "6000"))
+LAST = int(os.environ.get("SIM_LAST", "4000"))
 
 
 def test_nothing_is_lost_and_everything_heals(capsys: pytest.CaptureFixture[str]) -> None:
