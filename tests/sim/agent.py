@@ -324,7 +324,8 @@ class SimAgent:
         if self._read_again:
             self._read()
         else:
-            self.world.call(READ_EVERY, self.proc, self._read_due, self._read_timer)
+            wait = min(READ_EVERY, self.state.settings.lease / 3)
+            self.world.call(wait, self.proc, self._read_due, self._read_timer)
 
     @property
     def is_reading(self) -> bool:

@@ -155,7 +155,13 @@ class Chaos:
                 node.kill(silently=how == "dies silently")
 
     def _operator(self) -> None:
-        """All members are here: whoever holds the newest copy has it written again."""
+        """All members are here: whoever holds the newest copy has it written again, and what was
+        promoted by hand, unnoticed by its agent, is cloned (nothing less is promised of that)."""
+        for node in self.nodes():
+            others = [n for n in self.nodes() if n is not node]
+            unnoticed = node.disk.foreign and node.store.stage is Stage.NONE
+            if unnoticed and node is not self.cluster.primary and self.holds_all(others):
+                node.lose_data(state_too=False)
         agents = [n.agent for n in self.cluster.nodes.values() if n.agent is not None]
         known = [a for a in agents if a.state.register is not None]
         newest = max(known, key=lambda a: a.state.register.seq if a.state.register else 0)

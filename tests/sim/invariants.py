@@ -92,7 +92,12 @@ class Checker:
         """Newer than whatever anybody can have seen, and nobody is given an office by it."""
         self.forgotten = None
         created_again = newest.seq == new.seq == 2  # before its creator had heard of it
-        if not created_again and min(new.seq - newest.seq, new.round - newest.round) < 2:
+        # The same once more says nothing else, whoever saw it before.
+        if (
+            new != newest
+            and not created_again
+            and min(new.seq - newest.seq, new.round - newest.round) < 2
+        ):
             self.broken(f"S7: written again as {new}, though {newest} had been seen")
         if self.appointed.get(new.term) != new.primary:
             self.broken(f"S7: {new.primary} was given term {new.term} by a restored register")

@@ -127,9 +127,11 @@ def restore_dcs(chaos: Chaos) -> bool:
 @fault("promoted by hand")
 def promote_by_hand(chaos: Chaos) -> bool:
     """Somebody calls pg_promote on a standby; it takes the next number that is free there. Only
-    where the others hold all that counts: that the rest can elect is not promised else."""
-    server = chaos.standby().server
-    if server is None or not chaos.holds_all(n for n in chaos.nodes() if n is not server.node):
+    where the others are whole and hold all that counts: else it is not promised that the rest can
+    elect."""
+    node = chaos.standby()
+    server, others = node.server, [n for n in chaos.nodes() if n is not node]
+    if server is None or not chaos.holds_all(others) or not all(map(chaos.whole, others)):
         return False
     if server.state is not PgState.STANDBY or server.promoting:
         return False

@@ -102,6 +102,8 @@ def test_what_was_played_is_kept_when_it_is_interrupted(tmp_path: Path) -> None:
     command = [sys.executable, "-u", "-m", "tests.sim.cli", "nightly", "--jobs", "2"]
     command += ["--tally", str(path), "--keep", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Where the tests run in the background, SIGINT is ignored.
+    command = ["env", "--default-signal=INT", *command]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=env, bufsize=0) as process:
         try:
             assert process.stdout is not None

@@ -303,8 +303,10 @@ class Agent:
             except Unavailable as error:
                 self.post(DcsFailed(error.reason))
                 await asyncio.sleep(0.2)
+            # A read is authority for `lease` seconds: one may be late, or fail, in between.
+            wait = min(READ_EVERY, self.state.settings.lease / 3)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._read_now.wait(), READ_EVERY)
+                await asyncio.wait_for(self._read_now.wait(), wait)
 
     async def _watch(self) -> None:
         async for _ in self._dcs.watch(self._keys.prefix):
