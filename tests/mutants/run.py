@@ -146,6 +146,8 @@ def main() -> int:
     chosen = [m for m in MUTANTS if any(o in m.name for o in options.only or [""])]
     if not chosen:
         parser.error(f"no mutant has a name with {options.only}")
+    # Told to end, it still ends what it started and removes its copies.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with ThreadPoolExecutor(options.jobs) as pool:
         bad = _baseline((m.caught_by for m in chosen), pool)
         width = max(len(m.name) for m in chosen)
