@@ -31,5 +31,14 @@ def test_strict_mode_waits_for_the_only_standby() -> None:
     assert found["a standby lost while another one streams"] == 0
 
 
+def test_with_two_to_confirm_the_last_but_one_standby_costs_a_change_of_the_rule() -> None:
+    found = bounds(Pgregent(), Dcs(synchronous_node_count=2))
+    assert found["a standby lost while 2 others stream"] == 0
+    assert found["one of the last 2 standbys frozen or cut off"] == 1.5
+    strict = bounds(Pgregent(), Dcs(synchronous_node_count=2, synchronous_mode_strict=True))
+    assert strict["the only standby lost"] is None
+    assert strict["one of the last 2 standbys killed"] == found["one of the last 2 standbys killed"]
+
+
 def test_losing_the_dcs_costs_nothing() -> None:
     assert bounds(Pgregent(), Dcs())["the DCS lost"] == 0

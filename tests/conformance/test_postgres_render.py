@@ -36,6 +36,7 @@ def test_a_closed_server_admits_replication_and_the_superuser() -> None:
         'host all "all" 10.0.0.0/8 md5',
         'host app,other "app user",boss 10.0.0.0/8 scram-sha-256 # said',
         "host app app 10.0.0.0/8 md5",
+        'host app,"a#b" "x#y",,app 10.0.0.0/8 md5',
         "hostssl all +dba 10.0.0.0/8 cert clientcert=verify-full",
         "host all all 0.0.0.0/0 reject",
     )

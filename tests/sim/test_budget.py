@@ -1,4 +1,4 @@
-"""The same schedules everywhere: as many as two cores play in about four minutes.
+"""The same schedules everywhere; two cores play them in a minute or two.
 
 The environment's SIM_SECONDS bounds the time; SIM_LAST is the last seed.
 """

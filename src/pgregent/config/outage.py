@@ -87,19 +87,24 @@ def outages(own: Pgregent, dcs: Dcs) -> tuple[Outage, ...]:
 
 
 def _standby_lost(own: Pgregent, dcs: Dcs) -> tuple[Outage, ...]:
-    another = Outage("a standby lost while another one streams", "the other one confirms", 0)
-    if dcs.synchronous_mode_strict:
-        text = "synchronous_mode_strict: writes wait until a standby streams again"
-        return (another, Outage("the only standby lost", text, None))
+    k = dcs.synchronous_node_count
+    others = "another one streams" if k == 1 else f"{k} others stream"
+    another = Outage(f"a standby lost while {others}", "the others confirm", 0)
+    text = "synchronous_mode_strict: writes wait until a standby streams again"
+    waits = Outage("the only standby lost", text, None)
+    if dcs.synchronous_mode_strict and k == 1:
+        return (another, waits)
+    one = "the only standby" if k == 1 else f"one of the last {k} standbys"
     return (
         another,
+        *((waits,) if dcs.synchronous_mode_strict else ()),
         Outage(
-            "the only standby killed",
+            f"{one} killed",
             f"probe {PROBE_S:g} s + change of the rule, about {RULE_CHANGE_S:g} s",
             PROBE_S + RULE_CHANGE_S,
         ),
         Outage(
-            "the only standby frozen or cut off",
+            f"{one} frozen or cut off",
             f"suspect_after {own.suspect_after:g} s + change of the rule",
             own.suspect_after + RULE_CHANGE_S,
         ),

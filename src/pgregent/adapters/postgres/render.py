@@ -201,7 +201,7 @@ def hba_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-_HBA_FIELD = re.compile(r'(?:"[^"]*"|[^\s"#])+')
+_HBA_FIELD = re.compile(r'#.*|(?:"[^"]*"|[^\s"#])+')
 
 
 def closed_hba(lines: Iterable[str], superuser: str) -> tuple[str, ...]:
@@ -211,13 +211,15 @@ def closed_hba(lines: Iterable[str], superuser: str) -> tuple[str, ...]:
     """
     kept: list[str] = []
     for line in lines:
-        words = _HBA_FIELD.findall(line.partition("#")[0])
+        words = [word for word in _HBA_FIELD.findall(line) if not word.startswith("#")]
         if len(words) < 4:
             kept.append(line)  # A comment or an include; or PostgreSQL will say what is wrong.
             continue
         database, user = words[1], words[2]
         named = user.split(",")
-        if "replication" in database.split(",") or any(name[0] in "+@/" for name in named):
+        if "replication" in database.split(",") or any(
+            name.startswith(("+", "@", "/")) for name in named
+        ):
             kept.append(line)
         elif {"all", superuser, hba_name(superuser)} & set(named):
             kept.append(" ".join((*words[:2], hba_name(superuser), *words[3:])))
