@@ -223,6 +223,24 @@ MUTANTS: tuple[Mutant, ...] = (
         says="timeline 2 is on n2's disk",
     ),
     Mutant(
+        name="a log of a timeline that it cannot have",
+        file="core/standby.py",
+        old="known = not durable.followed or position.timeline <= newest",
+        new="known = True",
+        why="Promoted by hand and stopped again, it has the number of a term, but not its log.",
+        caught_by=ELECTIONS + "test_one_promoted_by_hand_while_its_agent_was_down_does_not_vote",
+        says="S1: ",
+    ),
+    Mutant(
+        name="a lost register written again twice alike",
+        file="core/amnesia.py",
+        old="known = max(register.seq, register.round, state.durable.rewritten)",
+        new="known = max(register.seq, register.round)",
+        why="The wall clock was set back in between.",
+        caught_by="tests/sim/test_regressions.py::test_ends_well[seed-27876]",
+        says="S7: ",
+    ),
+    Mutant(
         name="an ineligible leader skipped",
         file="core/election.py",
         old="if v.position <= vote.position)",
@@ -458,7 +476,7 @@ if not positive and len(holders & nodes) * 2 <= len(nodes) and not _beat_stopped
     Mutant(
         name="a lost register written again with the next numbers",
         file="core/amnesia.py",
-        old="fresh = max(register.seq + JUMP, register.round + JUMP, int(state.epoch * 1000))",
+        old="fresh = max(known + JUMP, int(state.epoch * 1000))",
         new="fresh = register.seq + 1",
         why="Votes, and copies, of what was lost are taken for its.",
         caught_by=AMNESIA + "test_it_is_written_again_newer_than_whatever_was_seen",

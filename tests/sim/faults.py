@@ -178,7 +178,7 @@ def slow_disk(chaos: Chaos) -> bool:
 @fault("lose the data directory")
 def lose_data(chaos: Chaos) -> bool:
     """Only where the rules tolerate it: every other log that they name is there."""
-    node, register = chaos.node(), chaos.register
+    node, register = chaos.node(), chaos.cluster.checker.forgotten or chaos.register
     if register is None or not register.rules or register.rule.k == 0:
         return False
     named = {m for r in register.rules for m in (r.writer, *r.members)}

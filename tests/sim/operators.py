@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from pgregent.core.events import RestoreDcs, Switchover
 from pgregent.core.types import PgState
+from pgregent.core.view import Leaving
 from tests.sim.chaos import Chaos
 from tests.sim.faults import fault
 from tests.sim.node import Node
@@ -53,17 +54,23 @@ def _take_away(chaos: Chaos, node: Node, tries: int) -> None:
     if not node.left or node.agent is not None:
         if tries:
             node.world.call(1.0, None, _take_away, chaos, node, tries - 1)
-    elif chaos.on and chaos.holds_all(n for n in chaos.nodes() if n is not node):
+    elif chaos.on and _can_spare(chaos, node):
         node.say("its machine is taken away")
         node.expected = False
     else:
         node.start_agent()
 
 
+def _can_spare(chaos: Chaos, node: Node) -> bool:
+    staying = [n for n in chaos.nodes() if n is not node]
+    return len(staying) > node.settings.minimum_k and chaos.holds_all(staying)
+
+
 @fault("join")
 def join(chaos: Chaos) -> bool:
-    """A new machine without data."""
-    if len(chaos.cluster.nodes) >= MOST_NODES:
+    """A new machine without data; not before the members have written a DCS again that lost its
+    content: with all of them away it would rightly create a cluster."""
+    if len(chaos.cluster.nodes) >= MOST_NODES or chaos.cluster.checker.forgotten is not None:
         return False
     node = chaos.cluster.add_node()
     node.say("is new")
@@ -133,7 +140,13 @@ def promote_by_hand(chaos: Chaos) -> bool:
     server, others = node.server, [n for n in chaos.nodes() if n is not node]
     if server is None or not chaos.holds_all(others) or not all(map(chaos.whole, others)):
         return False
+    if any(n.agent and n.agent.state.leaving is not Leaving.NO for n in others):
+        # It may be handing over to just this one.
+        return False
     if server.state is not PgState.STANDBY or server.promoting:
+        return False
+    if server.disk.position.timeline < node.store.followed:
+        # The number that it would take is that of the term whose WAL it waits for.
         return False
     server.node.say("is promoted by hand")
     server.by_hand = server.disk.foreign = True

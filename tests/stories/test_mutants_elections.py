@@ -1,11 +1,13 @@
 """Where a vote, or who gives it, is not what it seems, and would lose commits if it counted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from pgregent.core.effects import WriteRegister
 from pgregent.core.election import cancel, elect
+from pgregent.core.types import Stage, Term
 from pgregent.core.view import State
 from tests.stories.story import Story
 
@@ -52,18 +54,46 @@ def test_one_made_anew_from_a_backup_counts_for_nothing(name: str) -> None:
     story.well(60)
 
 
+def _promote_by_hand_and_kill(story: Story, name: str) -> None:
+    node = story[name]
+    assert node.server is not None
+    node.kill_agent()
+    node.server.by_hand = node.disk.foreign = True
+    node.server.request_promotion()
+    story.until("it runs on timeline 2", lambda: node.disk.position.timeline == 2, 2.0)
+    node.kill()
+    story.acknowledges("n1")
+
+
+def test_one_promoted_by_hand_while_its_agent_was_down_does_not_vote() -> None:
+    """Its timeline has the number of term 2, that n1 is appointed for but not promoted in. n3 has
+    what was acknowledged."""
+    story = Story()
+    _promote_by_hand_and_kill(story, "n2")
+    story["n1"].kill()
+    before = story.register
+    term = Term(2, before.primary, 1, 0)
+    appointed = replace(before, term=2, terms=(*before.terms, term))
+    assert story.dcs.apply(WriteRegister(before.seq, elect(appointed, "it is dead")))
+    story["n2"].start_agent()
+    story.until("n2 is found out", lambda: story["n2"].store.stage is Stage.CLONE, 10.0)
+    story.run(3.0)
+    assert not any(story.serves(n) for n in ("n2", "n3"))
+    story["n1"].start_agent()
+    story.until("one serves", lambda: story.serves("n1") or story.serves("n3"), 20.0)
+    story.well(60)
+
+
 def test_one_promoted_by_hand_is_not_appointed() -> None:
     """While no agent watched it, and it was stopped again; its timeline is the newest, but nobody
-    was appointed for it. n3 has what was acknowledged."""
+    was appointed for it. It had been told to follow a later term, that it has nothing of: so it may
+    not be told from one that has. n3 has what was acknowledged."""
     story = Story()
-    server = story["n2"].server
-    assert server is not None
     story["n2"].kill_agent()
-    server.by_hand = server.disk.foreign = True
-    server.request_promotion()
-    story.until("n2 runs on timeline 2", lambda: story["n2"].disk.position.timeline == 2, 2.0)
-    story["n2"].kill()
-    story.acknowledges("n1")
+    story["n2"].store = replace(story["n2"].store, followed=2)
+    story["n2"].start_agent()
+    story.well()
+    _promote_by_hand_and_kill(story, "n2")
     story["n1"].kill()
     _begin_election(story, "it is dead")
     story["n2"].start_agent()

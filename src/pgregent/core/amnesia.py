@@ -55,7 +55,9 @@ def restore_by_operator(state: State, seq: int) -> None:
 
 
 def _write(state: State, register: Register, why: str) -> None:
-    fresh = max(register.seq + JUMP, register.round + JUMP, int(state.epoch * 1000))
+    known = max(register.seq, register.round, state.durable.rewritten)
+    fresh = max(known + JUMP, int(state.epoch * 1000))
+    state.durable = replace(state.durable, rewritten=fresh)
     again = replace(register, seq=fresh, round=fresh, electing=False, why=why)
     state.cas = WriteRegister(state.lost_seq, again)
     state.out.append(state.cas)

@@ -121,6 +121,10 @@ class Durable:
     """The seq of the register from which it tried to hand its office over; 0: never."""
     remade: int = 0
     """How often the data directory was made anew; part of the incarnation's id."""
+    followed: int = 0
+    """The newest term whose WAL this data directory may have from another; 0: not known."""
+    rewritten: int = 0
+    """The seq and round under which it last tried to write a lost register again; 0: never."""
     beats: int = 0
     """Above every beat that this member has sent."""
 

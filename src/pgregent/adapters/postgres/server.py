@@ -499,8 +499,13 @@ class LocalServer:
     async def rewind(self, source: Upstream) -> None:
         """See the port."""
         config = self.config
-        await self._checkpoint_at(source)
+        timeline = await self._checkpoint_at(source)
         await self._files(remove_stale_pid_file, config.data_dir, config.state_dir)
+        control = await self._files(wal.controldata, config.bin_dir, config.data_dir)
+        if control.shut_down and control.min_recovery_end_timeline == timeline:
+            # It got onto the source's timeline before it was stopped. Whatever else is done to it
+            # appends to a timeline that is not this server's.
+            return
         outcome = await tools.rewind(
             config.bin_dir,
             config.data_dir,
@@ -532,14 +537,15 @@ class LocalServer:
             source.host, source.port, role.user, config.tools_passfile, "pgregent_tools"
         )
 
-    async def _checkpoint_at(self, source: Upstream) -> None:
+    async def _checkpoint_at(self, source: Upstream) -> int:
         """Before it, pg_controldata of a new primary shows the old timeline, and pg_rewind would
-        say that no rewind is required."""
+        say that no rewind is required. Returns the source's timeline."""
         conn = await sql.connect(
             sql.Server(source.host, source.port), self.config.superuser, timeout=5.0
         )
         try:
             await sql.checkpoint(conn, timeout=300.0)
+            return (await sql.observe(conn, full=False)).timeline
         finally:
             await sql.close(conn)
 

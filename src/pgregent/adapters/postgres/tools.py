@@ -26,7 +26,12 @@ from pgregent.adapters.postgres.render import (
     set_standby_signal,
     upstream_conninfo,
 )
-from pgregent.adapters.postgres.wal import controldata, tool_environment
+from pgregent.adapters.postgres.wal import (
+    ControlData,
+    controldata,
+    set_aside_above,
+    tool_environment,
+)
 from pgregent.core.errors import Refused, Unavailable
 
 SYSTEM_ROOT = Path("/usr/lib/postgresql")
@@ -63,7 +68,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class NotRequired:
-    """pg_rewind found nothing to undo; the data directory is as it was."""
+    """pg_rewind found nothing to undo; WAL received of a timeline not replayed is set aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +350,7 @@ async def rewind(
 
     CHECKPOINT on the source first, or it may say "not required" wrongly. `restore_target_wal`:
     fetch missing WAL with the target's restore_command. Never raises for what pg_rewind does.
+    A standby that has replayed WAL of the source's timeline fails: it needs no rewind.
     """
     try:
         control = await asyncio.to_thread(controldata, bin_dir, data_dir)
@@ -353,7 +359,8 @@ async def rewind(
     if (data_dir / "standby.signal").exists() and not control.shut_down:
         # Recovery in single-user mode would append to a timeline that is not this server's.
         return Failed(f"a standby that was not shut down cleanly cannot rewind ({control.state})")
-    if control.shut_down and control.min_recovery_end_timeline > control.timeline:
+    unfinished = control.shut_down and control.min_recovery_end_timeline > control.timeline
+    if unfinished:
         try:
             await finish_recovery(bin_dir, data_dir, owner=owner)
         except (Refused, Unavailable) as error:
@@ -371,7 +378,24 @@ async def rewind(
         return Failed(str(error))
     if ended.code != 0:
         return Failed(f"pg_rewind failed: {ended.last_words}{_hint(ended)}")
-    return NotRequired() if "no rewind required" in ended.last_words else Rewound()
+    if "no rewind required" not in ended.last_words:
+        return Rewound()
+    if unfinished:
+        # Started, it would look for the next record where its source wrote something else.
+        timeline = control.min_recovery_end_timeline
+        return Failed(f"records of its own were appended to timeline {timeline} of its source")
+    return _keep_what_was_replayed(data_dir, control)
+
+
+def _keep_what_was_replayed(data_dir: Path, control: ControlData) -> NotRequired | Failed:
+    """A walreceiver begins a segment of the next timeline at its start. Stopped before it came to
+    the point of recovery, it leaves one that has a hole there, and that recovery prefers."""
+    if control.state == "shut down in recovery":
+        try:
+            set_aside_above(data_dir, max(control.timeline, control.min_recovery_end_timeline))
+        except Refused as error:
+            return Failed(str(error))
+    return NotRequired()
 
 
 async def finish_recovery(

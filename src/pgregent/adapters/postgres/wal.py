@@ -169,6 +169,25 @@ def remove_late_stubs(data_dir: Path) -> tuple[int, ...]:
     return late
 
 
+def set_aside_above(data_dir: Path, timeline: int) -> tuple[str, ...]:
+    """Rename the segments of timelines above `timeline` to *.partial; returns their old names.
+
+    Recovery does not read those, and PostgreSQL removes them when it removes old WAL. Only before
+    a start as a new incarnation: acknowledged WAL may be among it. Raises Refused.
+    """
+    directory = data_dir / "pg_wal"
+    found = (match for name in _names(directory) if (match := _SEGMENT.fullmatch(name)))
+    above = tuple(sorted(match[0] for match in found if int(match[1], 16) > timeline))
+    try:
+        for name in above:
+            (directory / name).replace(directory / f"{name}.partial")
+        if above:
+            fsync_dir(directory)
+    except OSError as error:
+        raise refusal(error, f"cannot set segments aside in {directory}") from error
+    return above
+
+
 @dataclass(frozen=True, slots=True)
 class ControlData:
     """What pg_controldata says. LSNs and sizes in bytes; 0 where PostgreSQL has none."""
