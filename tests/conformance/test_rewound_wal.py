@@ -19,8 +19,8 @@ from pgregent.ports.postgres import Upstream
 from tests.conformance import pg as fixture
 from tests.conformance.pg import Pg, Servers, eventually, installations, servers_of, streams
 
-RECEIVED_FIRST = 0x20000
-"""A message of a walsender: what a walreceiver writes before it can be told to stop."""
+MESSAGE = 0x20000
+"""Bytes: a walsender sends no more at once, and a walreceiver may be stopped after each."""
 
 
 @pytest.fixture(params=installations(), ids=lambda p: f"pg{p.parent.name}")
@@ -87,10 +87,13 @@ class Pair:
         """Leave what a walreceiver leaves that is stopped early in its first segment of
         timeline 2; the rest of a new segment is zeros."""
         new, late = self.primary.data_dir / "pg_wal", self.standby.data_dir / "pg_wal"
-        redo = self.control().redo_lsn
-        assert redo % wal.SEGMENT_SIZE > RECEIVED_FIRST, "recovery is to begin after it"
-        name = f"00000002{redo >> 32:08X}{(redo & 0xFFFFFFFF) // wal.SEGMENT_SIZE:08X}"
-        received = (new / name).read_bytes()[:RECEIVED_FIRST].ljust(wal.SEGMENT_SIZE, b"\0")
+        control = self.control()
+        number, redo = divmod(control.redo_lsn, wal.SEGMENT_SIZE)
+        end = (redo // MESSAGE + 2) * MESSAGE
+        recovered = control.min_recovery_end_lsn % wal.SEGMENT_SIZE
+        assert redo < end < recovered, "recovery begins before the hole and ends after it"
+        name = f"00000002{0:08X}{number:08X}"
+        received = (new / name).read_bytes()[:end].ljust(wal.SEGMENT_SIZE, b"\0")
         history = (new / "00000002.history").read_bytes()
         for file, content in ((name, received), ("00000002.history", history)):
             (late / file).write_bytes(content)
@@ -113,7 +116,10 @@ async def forked(servers: Servers) -> Pair:
     old = await servers.primary("a")
     await old.execute("CREATE TABLE t (who text)")
     new, late = await servers.standby("b", old), await servers.standby("c", old)
-    old.stop()
+    await old.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 1048576))")
+    for pg in (new, late):
+        await eventually("it has all", lambda pg=pg: streams(pg, old))
+    old.stop(signal.SIGKILL)
     for pg in (new, late):
         pg.set_role(render.Role())
         async with pg.session() as conn:

@@ -185,6 +185,9 @@ def lose_data(chaos: Chaos) -> bool:
     whole = {n.store.incarnation for n in chaos.nodes() if chaos.whole(n)}
     if not named <= whole or len(register.rules) != 1:
         return False
+    if chaos.cluster.dcs.in_flight or (node.agent and node.agent.state.vote):
+        # It may be being appointed: then nobody can be without its log.
+        return False
     if node.name == register.primary.name:
         # Else it could still make the rule weaker: then this is more than the rule tolerates.
         node.kill()

@@ -102,7 +102,7 @@ class Schedule:
         self.draws = random.Random(f"{tape.seed} strikes")
         """Of what strikes when, while the tape is written."""
         self.theme: str = tape.choose("theme", *THEMES, ONE_FAULT, *["anything"] * 4)
-        self.is_long: bool = tape.choose("long", *[False] * 11, True)
+        self.is_long: bool = tape.choose("long", *[False] * 15, True)
         self.cluster = self._cluster(tape, self.is_long)
         self.world = self.cluster.world
         self.chaos = Chaos(self.cluster, tape)
@@ -205,7 +205,7 @@ class Schedule:
             for name, rates in AMBIENT.items()
             if (rate := tape.choose(f"rate of {name}", *[0.0] * 3, *rates))
         }
-        lengths = (10.0, 15.0, 20.0) if self.is_long else (2.0, 4.0, 7.0)
+        lengths = (10.0, 15.0, 20.0) if self.is_long else (1.5, 3.0, 6.0)
         if len(cluster.nodes) == 1 or self.theme in _SLOW:
             lengths = (6.0, 8.0, 12.0)
         self._trouble(tape.choose("seconds", *lengths))

@@ -34,6 +34,21 @@ def test_primary_dies_during_an_outage() -> None:
     story.well()
 
 
+def test_a_standby_that_gets_no_wal_is_not_cloned_during_an_outage() -> None:
+    """The rule that names it cannot be changed, and n3 alone could not be appointed then."""
+    story = Story()
+    story.dcs.away = True
+    story.block("sql", "n1", "n2")
+    story["n2"].kill_server()
+    story.run(80.0)
+    story.acknowledges("n1")
+    story["n1"].kill()
+    story.heal()
+    story.primary_is("n3", within=5.0)
+    story["n1"].start_agent()
+    story.well()
+
+
 def test_primary_is_cut_off_from_the_dcs() -> None:
     """The standbys' grants keep it in office."""
     story = Story(lease=2.0)

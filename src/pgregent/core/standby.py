@@ -177,9 +177,16 @@ def _clone_if_stuck(state: State, register: Register) -> None:
     lsn = max(postgres.replay_lsn, postgres.position.lsn if postgres.position else 0)
     if state.postgres.streaming or lsn != state.stuck_lsn or not _primary_serves(state, register):
         state.stuck_lsn, state.stuck_since = lsn, state.now
-    elif state.now - state.stuck_since > STUCK_LIMIT and fork_is_final(register):
+    elif state.now - state.stuck_since > STUCK_LIMIT and _can_be_spared(state, register):
         state.durable = replace(state.durable, stage=Stage.CLONE)
         do(state, Stop(immediate=False))
+
+
+def _can_be_spared(state: State, register: Register) -> bool:
+    """Whether an election can do without what is on this member's disk; while the DCS is away no
+    rule can be changed, and those that name it would need it."""
+    named = any(state.me == r.writer or state.me in r.members for r in register.rules)
+    return fork_is_final(register) and (state.dcs_ok or not named)
 
 
 def _start(state: State, register: Register) -> None:
@@ -224,7 +231,7 @@ def _make_anew(state: State, register: Register, how: Rejoin, because: str) -> N
     state.why = f"{because}: waiting for {name} to serve in term {register.term} to {how.value}"
     if state.leaving is not Leaving.NO or state.pg is not None:
         return
-    if not fork_is_final(register) or not _primary_serves(state, register):
+    if not _can_be_spared(state, register) or not _primary_serves(state, register):
         return
     source, term = register.primary, register.term
     before = state.durable

@@ -192,7 +192,8 @@ class State:
     @property
     def is_primary(self) -> bool:
         """Whether the newest register names this very incarnation."""
-        return self.register is not None and self.register.primary == self.me
+        register = self.durable.register
+        return register is not None and register.primary == self.durable.incarnation
 
     @property
     def running(self) -> bool:
