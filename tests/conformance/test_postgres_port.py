@@ -319,6 +319,29 @@ async def test_a_restart_does_not_move_a_seal(trio: Trio) -> None:
         assert (await n1.observe()).walsenders == ()
 
 
+@pytest.mark.parametrize("immediate", [True, False])
+async def test_a_stopped_server_shows_whether_it_was_a_primary(trio: Trio, immediate: bool) -> None:
+    """Also before the first checkpoint of its timeline; a copy of a primary was none."""
+    await make_cluster(trio, "n2")
+    n2, n3 = trio.servers["n2"], trio.servers["n3"]
+    await n3.clone(trio.upstream("n1"))
+    assert not (await n3.observe()).was_primary
+    await trio.eventually("n2 has it all", lambda: streams(trio, "n2", "n1"))
+    await n2.seal(1, NOBODY)
+    await n2.stop(immediate)
+    assert not (await n2.observe()).was_primary
+
+    await start_standby(trio, "n2", None)
+    await n2.seal(1, NOBODY)
+    await n2.promote(2, NOBODY)
+    await n2.stop(immediate)
+    stopped = await n2.observe()
+    assert (stopped.was_primary, stopped.disk_timeline) == (True, 2)
+    await start_standby(trio, "n2", None)
+    await n2.stop(immediate)
+    assert not (await n2.observe()).was_primary
+
+
 async def test_a_promotion_has_nothing_from_after_the_seal(trio: Trio) -> None:
     await make_cluster(trio, "n2")
     n1, n2 = trio.servers["n1"], trio.servers["n2"]

@@ -234,8 +234,8 @@ class SimAgent:
             looked = None if isinstance(effect, Barrier) else self.port.look()
             self.post(Failed(effect, str(error or "the answer was lost"), looked))
         else:
-            looked = None if isinstance(effect, Barrier) else self.port.look()
-            self.post(Done(effect, result, looked))
+            told = isinstance(effect, Barrier | Seal | Follow | Promote | ApplyRule | Checkpoint)
+            self.post(Done(effect, result, None if told else self.port.look()))
 
     def _cas_answered(
         self, effect: WriteRegister, asked_at: float, stored: bool | None, error: Exception | None

@@ -145,9 +145,6 @@ def promote_by_hand(chaos: Chaos) -> bool:
         return False
     if server.state is not PgState.STANDBY or server.promoting:
         return False
-    if server.disk.position.timeline < node.store.followed:
-        # The number that it would take is that of the term whose WAL it waits for.
-        return False
     server.node.say("is promoted by hand")
     server.by_hand = server.disk.foreign = True
     server.request_promotion()

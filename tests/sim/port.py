@@ -61,8 +61,9 @@ class Port:
             return Postgres(PgState.ABSENT)
         return Postgres(
             PgState.STOPPED,
-            disk_timeline=disk.control_timeline,
+            disk_timeline=disk.control_timeline if disk.standby else disk.position.timeline,
             clean=disk.clean,
+            was_primary=not disk.standby,
             checkpoint_lsn=disk.checkpoint_lsn,
             system_id=disk.system_id,
             newest_history=max(disk.histories, default=1),

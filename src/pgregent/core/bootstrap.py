@@ -94,7 +94,7 @@ def _create(state: State, register: Register) -> None:
         case PgState.PRIMARY if state.now - state.register_seen_at < CREATE_PATIENCE:
             state.why = "creating the cluster: a member that has one may be starting"
         case PgState.PRIMARY if postgres.system_id:
-            state.durable = replace(state.durable, promoted=1, followed=1)
+            state.durable = replace(state.durable, promoted=1)
             why = f"{state.me.name} created the cluster"
             created = replace(
                 register,

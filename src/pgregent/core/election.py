@@ -9,6 +9,7 @@ from pgregent.core.types import (
     Incarnation,
     PgState,
     Register,
+    Stage,
     Suspicion,
     Term,
     Vote,
@@ -213,4 +214,6 @@ def vote_is_eligible(state: State) -> tuple[bool, str]:
         return False, "its replay is paused (parameters too low, or by hand)"
     if state.postgres.state is not PgState.STANDBY:
         return False, "its PostgreSQL is not running"
+    if state.durable.stage is not Stage.NONE:
+        return False, "its data directory has to be cloned"
     return True, ""

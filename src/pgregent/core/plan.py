@@ -57,23 +57,11 @@ def do(state: State, effect: PostgresEffect, *, preempt: bool = False) -> bool:
     if isinstance(effect, ApplyRule):
         # Nothing is known of the rule in force until it is done, also if it fails.
         state.applied = state.barriered = state.barrier = None
-    _note_followed(state, effect)
     if isinstance(effect, Seal | Follow | Promote):
         state.upstream, state.upstream_term = None, 0
     state.pg = effect
     state.out.append(effect)
     return True
-
-
-def _note_followed(state: State, effect: PostgresEffect) -> None:
-    match effect:
-        case Follow(_, term) | Rewind(_, term) | Clone(_, term):
-            pass
-        case Start(term, _, upstream) if upstream is not None:
-            pass
-        case _:
-            return
-    state.durable = replace(state.durable, followed=max(term, state.durable.followed))
 
 
 def commit_barrier(state: State, rule: Rule, term: int) -> None:

@@ -69,8 +69,11 @@ def _unanswered(state: State) -> None:
 def _in_office(state: State, register: Register) -> None:
     state.down = False
     rule = register.rule
-    if state.durable.promoted != register.term:
-        state.durable = replace(state.durable, promoted=register.term, promoting=0)
+    if state.durable.promoted != register.term or state.durable.stage is not Stage.NONE:
+        # Promoted by hand just when it was appointed for that: this log is the term's.
+        state.durable = replace(
+            state.durable, promoted=register.term, promoting=0, stage=Stage.NONE
+        )
     if state.applied != rule:
         state.why = f"applying the rule {rule}"
         _apply(state, register)

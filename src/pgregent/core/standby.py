@@ -42,10 +42,7 @@ def plan_standby(state: State) -> None:
         state.durable = replace(state.durable, stage=Stage.CLONE)
         do(state, Stop(immediate=True), preempt=True)
         return
-    if _cannot_be_used(state, register):
-        state.why = "its data directory has to be cloned: stopping"
-        do(state, Stop(immediate=True), preempt=not isinstance(state.pg, Stop))
-        return
+    _disown_if_promoted_by_hand(state, register)
     if register.electing:
         seal_and_vote(state, register)
         try_appoint(state, register)
@@ -71,31 +68,20 @@ def plan_standby(state: State) -> None:
             _unanswered(state, state.settings.primary_start_timeout)
 
 
-def _cannot_be_used(state: State, register: Register) -> bool:
-    """Whether a server runs on a data directory that has to be cloned. One that was promoted by
-    hand is: its timeline may be the number of a term that somebody else is appointed for."""
-    if state.postgres.state not in (PgState.STANDBY, PgState.PRIMARY):
-        return False
-    timeline = _timeline_of_nobody(state, register)
-    if timeline:
+def _disown_if_promoted_by_hand(state: State, register: Register) -> None:
+    """Its timeline may be the number of a term that somebody else is appointed for: it never votes
+    with it, and is cloned."""
+    postgres, durable = state.postgres, state.durable
+    timeline = 0
+    if postgres.state is PgState.PRIMARY and postgres.position is not None:
+        timeline = postgres.position.timeline
+    elif postgres.state is PgState.STOPPED and postgres.was_primary:
+        timeline = postgres.disk_timeline
+    own = {durable.promoting, durable.promoted}
+    own |= {t.term for t in register.terms if t.writer == state.me}
+    if timeline and timeline not in own and durable.stage is Stage.NONE:
         state.announce("refused", f"it was promoted by hand to timeline {timeline}")
-        state.durable = replace(state.durable, stage=Stage.CLONE)
-    return state.durable.stage is Stage.CLONE
-
-
-def _timeline_of_nobody(state: State, register: Register) -> int:
-    """The timeline of this member's log, if it neither was promoted to that nor can have it from
-    another member; else 0."""
-    position, durable = state.postgres.position, state.durable
-    if position is None or durable.stage is not Stage.NONE:
-        return 0
-    if state.postgres.state is PgState.PRIMARY:
-        known = position.timeline in (durable.promoting, durable.promoted)
-    else:
-        appointed = (t.term for t in register.terms if t.writer == state.me)
-        newest = max(durable.followed, durable.promoting, durable.promoted, *appointed)
-        known = not durable.followed or position.timeline <= newest
-    return 0 if known else position.timeline
+        state.durable, state.vote = replace(durable, stage=Stage.CLONE), None
 
 
 def _unanswered(state: State, limit: float) -> None:
@@ -217,7 +203,7 @@ def _start(state: State, register: Register) -> None:
         _make_anew(state, register, how, "its log has diverged")
     elif state.start_failures >= START_ATTEMPTS and not state.clone_unproven:
         _make_anew(state, register, Rejoin.CLONE, "its data directory does not start")
-    elif state.postgres.disk_timeline == register.term <= state.durable.followed:
+    elif state.postgres.disk_timeline == register.term:
         state.why = f"starting as a standby of {register.primary.name}"
         do(state, Start(register.term, None, register.primary))
     else:

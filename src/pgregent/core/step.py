@@ -186,9 +186,6 @@ def _note_standby(state: State) -> None:
         state.durable = replace(state.durable, stage=Stage.NONE)
     if state.postgres.streaming:
         state.start_failures, state.clone_unproven = 0, False
-        timeline = state.postgres.upstream_timeline
-        if timeline > state.durable.followed:
-            state.durable = replace(state.durable, followed=timeline)
 
 
 def _compare_names(state: State) -> None:

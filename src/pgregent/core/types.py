@@ -121,8 +121,6 @@ class Durable:
     """The seq of the register from which it tried to hand its office over; 0: never."""
     remade: int = 0
     """How often the data directory was made anew; part of the incarnation's id."""
-    followed: int = 0
-    """The newest term whose WAL this data directory may have from another; 0: not known."""
     rewritten: int = 0
     """The seq and round under which it last tried to write a lost register again; 0: never."""
     beats: int = 0
@@ -165,6 +163,8 @@ class Postgres:
     disk_timeline: int = 0
     """Stopped: the newest timeline with a real history file or in the control file."""
     clean: bool = False
+    was_primary: bool = False
+    """Stopped: it ran as a primary last (and is not a copy of one)."""
     checkpoint_lsn: int = 0
     """Stopped: where a primary's shutdown checkpoint is, the last record of its log; else 0."""
     answered_at: float = 0.0

@@ -12,6 +12,8 @@ from pgregent.core.types import PgState, Position, Postgres, Walsender
 
 FRESH_EVERY = 1.0
 ANSWER_TIMEOUT = 1.0
+RAN_AS_PRIMARY = ("in production", "shutting down", "shut down")
+"""The words of pg_controldata; a copy of a running primary has them too, beside a backup_label."""
 STARTING_WORDS = ("starting up", "recovery", "not yet accepting connections")
 
 
@@ -122,6 +124,8 @@ class Observer:
             PgState.STOPPED,
             disk_timeline=max(control.timeline, control.min_recovery_end_timeline),
             clean=control.shut_down,
+            was_primary=control.state in RAN_AS_PRIMARY
+            and not (config.data_dir / "backup_label").exists(),
             # Shut down in recovery, the last checkpoint is not the end of the log.
             checkpoint_lsn=control.checkpoint_lsn if control.state == "shut down" else 0,
             system_id=str(control.system_identifier),
