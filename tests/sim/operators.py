@@ -34,7 +34,8 @@ def leave(chaos: Chaos) -> bool:
 def _return(chaos: Chaos, node: Node, tries: int) -> None:
     if node.agent is None:
         node.start_agent()
-    elif tries and node.agent.state.leaving.value != "no":
+    elif tries:
+        # It may not even have heard it yet.
         chaos.world.call(1.0, None, _return, chaos, node, tries - 1)
 
 
