@@ -35,6 +35,7 @@ ELECTIONS = "tests/stories/test_mutants_elections.py::"
 PROMOTIONS = "tests/stories/test_mutants_promotions.py::"
 AUTHORITY = "tests/stories/test_mutants_authority.py::"
 AMNESIA = "tests/stories/test_mutants_amnesia.py::"
+READER = "tests/stories/test_mutants_reader.py::"
 GATE = "tests/stories/test_mutants_gate.py::"
 REGISTER = "tests/stories/test_mutants_register.py::"
 RULE_STORIES = "tests/stories/test_rules.py::"
@@ -225,8 +226,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="a log of a timeline that it cannot have",
         file="core/standby.py",
-        old="known = not durable.followed or position.timeline <= newest",
-        new="known = True",
+        old="""\
+    elif postgres.state is PgState.STOPPED and postgres.was_primary:
+        timeline = postgres.disk_timeline
+""",
+        new="",
         why="Promoted by hand and stopped again, it has the number of a term, but not its log.",
         caught_by=ELECTIONS + "test_one_promoted_by_hand_while_its_agent_was_down_does_not_vote",
         says="S1: ",
@@ -463,15 +467,6 @@ if not positive and len(holders & nodes) * 2 <= len(nodes) and not _beat_stopped
         why="Since then they may have elected.",
         caught_by=AMNESIA + "test_who_spoke_before_the_loss_does_not_agree",
         says="assert not [WriteRegister",
-    ),
-    Mutant(
-        name="older rules counted when the register is lost",
-        file="core/amnesia.py",
-        old="if not register.rule.satisfied_by(absent):",
-        new="if not all(r.satisfied_by(absent) for r in register.rules):",
-        why="That they were dropped may have landed unheard.",
-        caught_by=AMNESIA + "test_the_last_rule_counts",
-        says="assert True == False",
     ),
     Mutant(
         name="a lost register written again with the next numbers",
@@ -762,5 +757,123 @@ state.read_at = state.now
         why="A dead postmaster leaves backends that nobody knows of.",
         caught_by=GUARD + "test_killed_postmaster_takes_its_backends_along",
         says="== set()",
+    ),
+    # By a reader who had not seen the tests
+    Mutant(
+        name="only the first handover of a life remembered",
+        file="core/switchover.py",
+        old="if state.durable.handing != register.seq:",
+        new="if not state.durable.handing:",
+        why="A lost register is written again by one whose second handover landed unheard.",
+        caught_by=READER + "test_the_second_handover_of_a_life_may_have_landed_unheard_too",
+        says="S2: ",
+    ),
+    Mutant(
+        name="the log's end looked up before recovery is idle",
+        file="adapters/postgres/observe.py",
+        old="""\
+        if status.receive_lsn == 0:
+            status = await sql.observe(conn, full=False)
+        lsn =""",
+        new="        lsn =",
+        why="A vote says less than its log has, and one that has less than that is appointed.",
+        caught_by="tests/conformance/test_postgres_log_end.py::"
+        "test_what_recovery_reads_between_two_looks_is_in_the_vote",
+        says="its vote says less",
+    ),
+    Mutant(
+        name="mixture with the new k",
+        file="core/durability.py",
+        old="min(r.k for r in real), tuple(sorted(members))",
+        new="rule.k, tuple(sorted(members))",
+        why="While k rises, walsenders that still wait for fewer let commits through.",
+        caught_by=RULES + "test_one_of_three_may_let_a_commit_through_while_two_are_to_confirm",
+        says="serves('n2')",
+    ),
+    Mutant(
+        name="a term that is on a loser's disk",
+        file="core/election.py",
+        old="max([newest, *(v.newest_history for v in cast.values())])",
+        new="max(newest, vote.newest_history)",
+        why="Two timelines with one number, and the longer one is not the newer one.",
+        caught_by=READER
+        + "test_a_number_on_the_disk_of_one_that_is_not_appointed_is_not_given_again",
+        says="S1: ",
+    ),
+    Mutant(
+        name="a turn counted from the newest suspicion",
+        file="core/standby.py",
+        old="if before is None or before.term != found.term:",
+        new="if before is None or before != found:",
+        why="Only the first in turn ever begins an election, and it may not reach the DCS.",
+        caught_by=READER + "test_who_cannot_reach_the_dcs_leaves_its_turn_to_the_next",
+        says="not within 5.0 s: n3 serves",
+    ),
+    Mutant(
+        name="a vote that outlives its server",
+        file="core/answers.py",
+        old="""\
+    state.vote, state.written_seq, state.deadline_kept, state.closed = None, -1, None, True""",
+        new="    state.written_seq, state.deadline_kept, state.closed = -1, None, True",
+        why="The server is not started again, and the election has no end.",
+        caught_by=READER + "test_a_voter_whose_server_dies_votes_again",
+        says="not within 10.0 s: n2 serves",
+    ),
+    Mutant(
+        name="every rule asked when the register is lost",
+        file="core/amnesia.py",
+        old="if not register.rule.satisfied_by(absent):",
+        new="if not all(rule.satisfied_by(absent) for rule in register.rules):",
+        why="That the older ones were dropped may have landed unheard.",
+        caught_by=DCS_STORIES + "test_a_standby_may_have_left_the_rule_unheard",
+        says="S2: ",
+    ),
+    Mutant(
+        name="saves numbered anew by each agent",
+        file="agent/store.py",
+        old="slot, (self._number, data) = max(",
+        new="slot, (_, data) = max(",
+        why="A new agent overwrites the newest state, and the next one loads that before it.",
+        caught_by="tests/agent/test_store.py::test_the_newest_save_is_loaded",
+        says="assert 4 == 7",
+    ),
+    Mutant(
+        name="the newest grant where two have to grant",
+        file="core/lease.py",
+        old="""\
+    granted.sort(reverse=True)
+    return granted[rule.k - 1] if len(granted) >= rule.k else float("-inf")""",
+        new="""\
+    return max(granted) if len(granted) >= rule.k else float("-inf")""",
+        why="One that has not heard of the successor lets the old primary serve on.",
+        caught_by=AUTHORITY + "test_two_have_to_grant_where_two_have_to_confirm",
+        says="assert 17.0 == (10.0 + 5.0)",
+    ),
+    Mutant(
+        name="the minimum kept before anybody could clone",
+        file="core/durability.py",
+        old="if state.opened and left < state.settings.minimum_k:",
+        new="if left < state.settings.minimum_k:",
+        why="A successor whose only other member is lost never opens; who could join waits for it.",
+        caught_by=READER + "test_a_successor_short_of_the_minimum_opens_for_who_has_to_rewind",
+        says="not within 15.0 s: n2 serves",
+    ),
+    Mutant(
+        name="a deadline that was told taken for confirmed",
+        file="core/primary.py",
+        old="rule.k and state.deadline_kept is None:",
+        new="rule.k and state.deadline is None:",
+        why="Others can be appointed, and nothing stops this server.",
+        caught_by=READER + "test_nobody_succeeds_a_primary_whose_guard_does_not_hear_its_deadline",
+        says="S6: ",
+    ),
+    Mutant(
+        name="a lost register written again with its old round",
+        file="core/amnesia.py",
+        old="again = replace(register, seq=fresh, round=fresh, electing=False, why=why)",
+        new="again = replace(register, seq=fresh, electing=False, why=why)",
+        why="Votes of an election before the loss count in the next one.",
+        caught_by=DCS_STORIES + "test_emptied_dcs_is_written_again",
+        says="S7: ",
     ),
 )

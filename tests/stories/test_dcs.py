@@ -245,6 +245,7 @@ def test_older_rules_may_have_been_dropped_unheard() -> None:
     story.primary_is("n2", within=10.0)
     story.acknowledges("n2", 5.0)
     story["n2"].kill()
+    story.run(0.2)
     story.dcs.forget()
     story["n1"].start_agent()
     story.run(20.0)
