@@ -11,7 +11,7 @@ from tests.sim.pool import cores, play_on_all_cores
 from tests.sim.tally import Tally
 
 SECONDS = float(os.environ.get("SIM_SECONDS", "240"))
-LAST = int(os.environ.get("SIM_LAST", "2000"))
+LAST = int(os.environ.get("SIM_LAST", "6000"))
 
 
 def test_nothing_is_lost_and_everything_heals(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,4 +23,4 @@ def test_nothing_is_lost_and_everything_heals(capsys: pytest.CaptureFixture[str]
     bad = [f"seed {seed}: {problem}" for seed, problem in sorted(tally.bad.items())]
     assert not bad, "\n".join([*bad, "see pgregent-sim replay SEED, pgregent-sim shrink SEED"])
     assert not tally.missing(), "never struck"
-    assert tally.schedules >= 20 and tally.fewest_events >= 500
+    assert tally.schedules >= 20 and tally.events >= 500 * tally.schedules
