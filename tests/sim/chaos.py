@@ -160,7 +160,7 @@ class Chaos:
         for node in self.nodes():
             others = [n for n in self.nodes() if n is not node]
             unnoticed = node.disk.foreign and node.store.stage is Stage.NONE
-            if unnoticed and node is not self.cluster.primary and self.holds_all(others):
+            if unnoticed and self.holds_all(others) and node is not self.cluster.primary:
                 node.lose_data(state_too=False)
         agents = [n.agent for n in self.cluster.nodes.values() if n.agent is not None]
         known = [a for a in agents if a.state.register is not None]

@@ -144,12 +144,24 @@ def promote_by_hand(chaos: Chaos) -> bool:
     if any(n.agent and n.agent.state.leaving is not Leaving.NO for n in others):
         # It may be handing over to just this one.
         return False
+    if _election_is_near(chaos):
+        # It may be appointed for what it voted before, and nobody can be without its log then.
+        return False
     if server.state is not PgState.STANDBY or server.promoting:
         return False
     server.node.say("is promoted by hand")
     server.by_hand = server.disk.foreign = True
+    server.promotion_takes = (0.001, 0.15)
     server.request_promotion()
     return True
+
+
+def _election_is_near(chaos: Chaos) -> bool:
+    primary, register = chaos.cluster.primary, chaos.register
+    agents = [n.agent for n in chaos.nodes() if n.agent is not None]
+    suspected = any(a.state.suspicion or a.state.vote or a.state.switchover for a in agents)
+    alive = primary.agent is not None and primary.server is not None and not primary.frozen
+    return suspected or not alive or register is None or register.electing
 
 
 @fault("names changed by hand")

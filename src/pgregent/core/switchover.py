@@ -49,7 +49,7 @@ def plan_leaving(state: State) -> None:
 
 def _still_counted(state: State, register: Register) -> bool:
     record = state.heard_lately(register.primary.name)
-    if state.leaving is Leaving.CLUSTER or record is None or record.leaving:
+    if state.leaving is Leaving.CLUSTER or record is None or record.leaving or not register.rules:
         return False
     kept = len(register.rule.members) <= state.settings.minimum_k
     counted = not kept and any(state.me in rule.members for rule in register.rules)

@@ -3,7 +3,7 @@
 import random
 
 from tests.cluster.chaos.cluster import CLIENT, ChaosCluster
-from tests.cluster.chaos.nemesis import Nemesis
+from tests.cluster.chaos.nemesis import DCS_START_S, Nemesis
 
 LOSS_PERCENT = 30
 LATENCY_S = 0.1
@@ -51,6 +51,8 @@ class Ring(_Partition):
     """Each host hears its neighbours in a ring of nodes and ZooKeepers, and nobody else."""
 
     name = "ring"
+    allowance_s = DCS_START_S
+    """The ZooKeepers may have no leader meanwhile."""
 
     def strike(self) -> None:
         hosts = [*self.cluster.names, *self.cluster.zookeepers]

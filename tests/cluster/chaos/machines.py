@@ -4,13 +4,11 @@ import signal
 import subprocess
 
 from tests.cluster.chaos.hooked_agent import POINTS
-from tests.cluster.chaos.nemesis import AGENT_START_S, Nemesis, are_gone, is_stopped
+from tests.cluster.chaos.nemesis import AGENT_START_S, DCS_START_S, Nemesis, are_gone, is_stopped
 from tests.cluster.command import COMMAND, clean_environment
 from tests.cluster.faults import kill_at_once
 from tests.cluster.processes import alive, send, wait_for
 
-DCS_START_S = 6.0
-"""A ZooKeeper starts, an ensemble elects its leader, and agents connect again."""
 _CLOCK_ERRORS_S = (-86400.0, -3600.0, -5.0, 5.0, 3600.0, 86400.0)
 
 

@@ -15,6 +15,9 @@ AGENT_START_S = 5.0
 """What was killed is no fault any more when it runs again: half a second until it is started, then
 Python, and crash recovery."""
 
+DCS_START_S = 6.0
+"""A ZooKeeper starts, an ensemble elects its leader, and agents connect again."""
+
 
 class Nemesis(ABC):
     """One fault. `strike` does it and asserts that it was done; `heal` undoes what was done."""
