@@ -22,6 +22,7 @@ from pgregent.ports.dcs import Dcs, Versioned
 KEY = "/service/demo/config"
 OURS = '{"synchronous_mode": true, "maximum_lag_on_failover": 111}'
 THEIRS = '{"synchronous_mode": true, "maximum_lag_on_failover": 222}'
+UNUSABLE = 333
 WRONG = '{"synchronous_mode": true, "maximum_lag_on_failover": "far"}'
 
 
@@ -72,10 +73,18 @@ async def until(what: str, holds: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def watched(config: DynamicConfig) -> AsyncIterator[None]:
-    task = asyncio.create_task(config.watch())
+async def watched(config: DynamicConfig) -> AsyncIterator[list[Dynamic]]:
+    """What it is told to use, as it comes."""
+    told: list[Dynamic] = []
+
+    async def use(dynamic: Dynamic) -> None:
+        if dynamic.maximum_lag_on_failover == UNUSABLE:
+            raise Refused("it cannot be used")
+        told.append(dynamic)
+
+    task = asyncio.create_task(config.watch(use))
     try:
-        yield
+        yield told
         assert not task.done()
     finally:
         task.cancel()
@@ -221,15 +230,13 @@ async def test_an_emptied_dcs_gets_it_back(dcs: LocalDcs, tmp_path: Path) -> Non
         await stored_again(dcs, THEIRS)
 
 
-async def test_a_change_is_said_and_kept_for_the_next_start(
-    dcs: LocalDcs, away: MemoryDcs, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_change_is_used_and_kept(dcs: LocalDcs, away: MemoryDcs, tmp_path: Path) -> None:
     config = member(dcs, tmp_path, "n1")
     await in_force(config)
-    async with watched(config):
+    async with watched(config) as told:
         await put_elsewhere(tmp_path, THEIRS)
-        await until("it is said", lambda: "restart the agent to use it" in caplog.text)
-        assert config.in_force.maximum_lag_on_failover == 111
+        await until("it is used", lambda: config.in_force.maximum_lag_on_failover == 222)
+        assert [dynamic.maximum_lag_on_failover for dynamic in told] == [222]
         await empty(tmp_path / "dcs.sqlite")
         await stored_again(dcs, THEIRS)
     assert (await in_force(member(away, tmp_path, "n1"))).maximum_lag_on_failover == 222
@@ -241,12 +248,12 @@ async def test_a_wrong_change_is_an_error_and_not_kept(
 ) -> None:
     config = member(dcs, tmp_path, "n1")
     await in_force(config)
-    async with watched(config):
+    async with watched(config) as told:
         await put(dcs, wrong)
         await until("it is said", lambda: f"wrong: the DCS key {KEY}" in caplog.text)
-        assert "restart the agent" not in caplog.text
+        assert told == []
         await put(dcs, THEIRS)
-        await until("it goes on", lambda: "restart the agent to use it" in caplog.text)
+        await until("it goes on", lambda: config.in_force.maximum_lag_on_failover == 222)
     assert json.loads((tmp_path / "n1" / COPY).read_text()) == json.loads(THEIRS)
 
 
@@ -260,3 +267,28 @@ async def test_the_watch_outlives_an_outage(
         await until("it has tried", lambda: "cannot read the dynamic" in caplog.text)
         away.set_unavailable(False)
         await stored_again(away, OURS)
+
+
+async def test_a_change_that_cannot_be_used_is_not_kept(
+    dcs: LocalDcs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = member(dcs, tmp_path, "n1")
+    await in_force(config)
+    async with watched(config):
+        await put(dcs, f'{{"synchronous_mode": true, "maximum_lag_on_failover": {UNUSABLE}}}')
+        await until("it is said", lambda: "it cannot be used" in caplog.text)
+    assert config.in_force.maximum_lag_on_failover == 111
+    assert json.loads((tmp_path / "n1" / COPY).read_text()) == json.loads(OURS)
+
+
+async def test_what_the_member_cannot_run_with_is_not_stored(dcs: LocalDcs, tmp_path: Path) -> None:
+    async def refuse(dynamic: Dynamic) -> None:
+        raise Refused("PostgreSQL would not start")
+
+    bootstrap = parse_dynamic(OURS, "the file").dcs
+    config = DynamicConfig(dcs, KEY, tmp_path, bootstrap, refuse)
+    await in_force(config)
+    for change in (config.patch({"ttl": 40}), config.replace(json.loads(THEIRS))):
+        with pytest.raises(Refused, match="would not start"):
+            await change
+    assert await stored(dcs) == json.loads(OURS)

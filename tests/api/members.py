@@ -1,6 +1,7 @@
 """Members of a cluster as their core's state, and the real server that answers for one."""
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from pgregent.api import server
+from pgregent.api.access import Access
 from pgregent.api.node import Node
 from pgregent.core.types import (
     Durable,
@@ -126,12 +128,17 @@ def node(made: State, *, late: float = 0.0, mode: str = "quorum", **more: Any) -
 
 
 @contextlib.asynccontextmanager
-async def served(subject: Node, more: Iterable[web.RouteDef] = ()) -> AsyncIterator[int]:
+async def served(
+    subject: Node,
+    more: Iterable[web.RouteDef] = (),
+    access: Access | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[int]:
     """The port on which the real server answers for it."""
-    ready = server.runner(server.application([*more, *server.routes(subject)]))
+    ready = server.runner(server.application([*more, *server.routes(subject)], access))
     await ready.setup()
     try:
-        await server.listen(ready, LOOPBACK, 0)
+        await server.listen(ready, LOOPBACK, 0, tls)
         yield ready.addresses[0][1]
     finally:
         await ready.cleanup()

@@ -240,3 +240,17 @@ async def test_documents_over_http() -> None:
         async with session.get(f"http://{LOOPBACK}:{port}/metrics") as answer:
             assert answer.content_type == "text/plain"
             assert await answer.text() == metrics.text(subject)
+
+
+def test_what_waits_for_a_start_of_postgresql() -> None:
+    found = {"max_connections": ("100", "200")}
+    subject = node(primary(), pending_restart=found)
+    told = {"max_connections": {"old_value": "100", "new_value": "200"}}
+    assert patroni.member(subject)["pending_restart"] is True
+    assert patroni.member(subject)["pending_restart_reason"] == told
+    own, *others = patroni.cluster(subject)["members"]
+    assert (own["name"], own["pending_restart_reason"]) == ("n1", told)
+    assert not any("pending_restart" in member for member in others)
+    assert measured(metrics.text(subject))["patroni_pending_restart"] == 1
+    assert measured(metrics.text(node(primary())))["patroni_pending_restart"] == 0
+    assert "pending_restart" not in patroni.member(node(primary()))

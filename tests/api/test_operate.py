@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import pytest
 
-from pgregent.api import operate
+from pgregent.api import body
 from pgregent.api.operate import RESTORE_DCS, SWITCHOVER, Operate
 from pgregent.api.signed import HEADER, sign
 from pgregent.core.events import Event, RestoreDcs, Switchover
@@ -157,7 +157,7 @@ async def test_a_refusal_says_why(
 
 
 async def test_a_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operate, "_BODY_S", 0.2)
+    monkeypatch.setattr(body, "BODY_S", 0.2)
     async with agent(primary()) as asked:
         began = time.monotonic()
         answer = await raw(asked.port, b"Content-Length: 1000\r\n", GOOD)

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import pytest
 
+from pgregent.adapters.dcs.etcd import EtcdDcs, EtcdOptions
 from pgregent.adapters.dcs.local import LINE_MAX, WAL_MAX_BYTES, LocalDcs
 from pgregent.adapters.dcs.memory import Landing, MemoryDcs, MemoryStore
 from pgregent.adapters.dcs.zookeeper import ZookeeperDcs, ZookeeperOptions
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.ports.dcs import CasConflict, CasDone, CasUnknown, Dcs, Versioned
-from tests.conformance import zookeeper_servers
+from tests.conformance import etcd_servers, zookeeper_servers
 
 Connect = Callable[[], Awaitable[Dcs]]
 KEY = "/service/demo/pgregent/register"
@@ -62,10 +63,22 @@ async def zookeeper_store(tmp_path: Path) -> AsyncGenerator[Connect]:
     yield connect
 
 
+@asynccontextmanager
+async def etcd_store(tmp_path: Path) -> AsyncGenerator[Connect]:
+    server = etcd_servers.shared()
+    numbers = count()
+
+    async def connect() -> Dcs:
+        return await EtcdDcs.open(EtcdOptions(hosts=(server.host,)), f"node{next(numbers)}")
+
+    yield connect
+
+
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Connect]]] = {
     "memory": memory_store,
     "local": local_store,
     "zookeeper": zookeeper_store,
+    "etcd": etcd_store,
 }
 
 

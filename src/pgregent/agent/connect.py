@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pgregent.agent.loop import Keys
+from pgregent.config.etcd import Etcd3
 from pgregent.config.schema import AgentConfig
 from pgregent.config.zookeeper import Zookeeper
 from pgregent.core.errors import Refused
@@ -10,12 +11,17 @@ from pgregent.ports.dcs import Dcs
 
 
 async def open_dcs(config: AgentConfig, client: str) -> Dcs:
-    """Open it; `client` is a name that no other process uses. ZooKeeper may be away: then calls are
-    Unavailable until it is there. Raises Refused, and Unavailable for a locked file."""
+    """Open it; `client` is a name that no other process uses.
+
+    ZooKeeper and etcd may be away: then calls are Unavailable until they are there. Raises Refused,
+    and Unavailable for a locked file.
+    """
     if config.zookeeper is not None:
         return await _open_zookeeper(config.zookeeper, client)
+    if config.etcd3 is not None:
+        return await _open_etcd(config.etcd3, client)
     if config.local is None:
-        raise Refused("the configuration names no DCS; expected `zookeeper` or `local`")
+        raise Refused("the configuration names no DCS; expected `zookeeper`, `etcd3` or `local`")
     return await _open_local(config.local.path)
 
 
@@ -50,3 +56,19 @@ async def _open_zookeeper(zookeeper: Zookeeper, client: str) -> Dcs:
         auth_data={k: v.get_secret_value() for k, v in zookeeper.auth_data.items()},
     )
     return await ZookeeperDcs.open(options, client)
+
+
+async def _open_etcd(etcd: Etcd3, client: str) -> Dcs:
+    from pgregent.adapters.dcs.etcd import EtcdDcs, EtcdOptions
+
+    username, password = etcd.login or (None, None)
+    options = EtcdOptions(
+        hosts=tuple(str(member) for member in etcd.members),
+        protocol=etcd.scheme,
+        username=username,
+        password=password,
+        cacert=etcd.cacert,
+        cert=etcd.cert,
+        key=etcd.key,
+    )
+    return await EtcdDcs.open(options, client)

@@ -5,32 +5,86 @@ section has no effect. A DCS that was emptied gets the copy back. What no agent 
 never stored and never kept: the copy is what was right last.
 """
 
+import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 from pgregent.config.dynamic import Dcs as Dynamic
 from pgregent.config.dynamic import document, unsupported
 from pgregent.config.load import LoadedDynamic, parse_dynamic
 from pgregent.core.errors import Refused, Unavailable
-from pgregent.ports.dcs import Dcs
+from pgregent.ports.dcs import CasDone, CasResult, Dcs
 
 log = logging.getLogger("pgregent")
 
 COPY = "dynamic.json"
 
 
-class DynamicConfig:
-    """What is in force for this agent's life: changes take effect when it starts again."""
+Check = Callable[[Dynamic], Awaitable[None]]
+"""Raises Refused for what this member could not run with, though the schema lets it through."""
 
-    def __init__(self, dcs: Dcs, key: str, state_dir: Path, bootstrap: Dynamic) -> None:
+
+async def _no_check(dynamic: Dynamic) -> None:
+    pass
+
+
+class DynamicConfig:
+    """What is in force now; `check` sees what is to be stored before it is."""
+
+    def __init__(
+        self,
+        dcs: Dcs,
+        key: str,
+        state_dir: Path,
+        bootstrap: Dynamic,
+        check: Check = _no_check,
+    ) -> None:
         self._dcs = dcs
+        self._check = check
         self._key = key
         self._copy = state_dir / COPY
         self._text = document(bootstrap)
         self.in_force = bootstrap
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON that counts: what was right last."""
+        found: dict[str, Any] = json.loads(self._text)
+        return found
+
+    async def patch(self, changes: Mapping[str, Any]) -> CasResult:
+        """Lay `changes` over what the DCS holds, as JSON Merge Patch does: null removes a key.
+        Raises Refused for what no agent would run with, and Unavailable; nothing changed then."""
+        entry = (await self._dcs.read(self._key)).get(self._key)
+        if entry is None:
+            raise Unavailable("dcs", f"{self._key} is not there yet")
+        try:
+            before = json.loads(entry.value)
+        except (ValueError, RecursionError):
+            before = None
+        if not isinstance(before, dict):
+            raise Unavailable("dcs", f"{self._key} is no JSON object: replace it with PUT")
+        after = merged(cast(dict[str, Any], before), changes)
+        if after == before:
+            return CasDone(entry.version)
+        text = _compact(after)
+        await self._check(_right(text, "the new configuration").dcs)
+        result = await self._dcs.cas(self._key, entry.version, text.encode())
+        if isinstance(result, CasDone):
+            self._keep(text)
+        return result
+
+    async def replace(self, document: Mapping[str, Any]) -> None:
+        """Store it, whatever the DCS holds. Raises Refused as `patch`, and Unavailable: then it is
+        not known whether it was stored."""
+        text = _compact(document)
+        await self._check(_right(text, "the new configuration").dcs)
+        await self._dcs.put(self._key, text.encode())
+        self._keep(text)
 
     async def load(self, on_warning: Callable[[str], None]) -> Dynamic:
         """From the DCS; while that is away or wrong, from the copy. Without a copy: from the file,
@@ -57,8 +111,9 @@ class DynamicConfig:
         self.in_force = loaded.dcs
         return loaded.dcs
 
-    async def watch(self) -> None:
-        """Until cancelled: put it back where the DCS forgot it, and tell when it was changed."""
+    async def watch(self, on_change: Check) -> None:
+        """Until cancelled: put it back where the DCS forgot it, and have `on_change` use it when it
+        was changed."""
         told = self._text
         async for _ in self._dcs.watch(self._key):
             try:
@@ -66,9 +121,12 @@ class DynamicConfig:
                 if text == told:
                     continue
                 told = text
-                _right(text, f"the DCS key {self._key}")
+                loaded = _right(text, f"the DCS key {self._key}")
+                await on_change(loaded.dcs)
+                for warning in loaded.warnings:
+                    log.warning("%s", warning)
                 self._keep(text)
-                log.warning("the dynamic configuration was changed: restart the agent to use it")
+                self.in_force = loaded.dcs
             except Unavailable as error:
                 log.debug("cannot read the dynamic configuration: %s", error)
             except Refused as error:
@@ -99,6 +157,25 @@ class DynamicConfig:
             new.replace(self._copy)
         except OSError as error:
             log.warning("cannot keep a copy of the dynamic configuration: %s", error)
+
+
+def merged(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`before` with `changes` over it: mappings are merged, null removes, all else replaces."""
+    after = dict(before)
+    for key, value in changes.items():
+        if value is None:
+            after.pop(key, None)
+        elif isinstance(value, dict):
+            inner: Any = after.get(key)
+            base = cast(dict[str, Any], inner if isinstance(inner, dict) else {})
+            after[key] = merged(base, cast(dict[str, Any], value))
+        else:
+            after[key] = value
+    return after
+
+
+def _compact(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def _right(text: str, where: str) -> LoadedDynamic:

@@ -6,9 +6,10 @@ import os
 import pwd
 import resource
 import signal
+import ssl
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import uvloop
@@ -17,20 +18,30 @@ from aiohttp import web
 from pgregent.adapters.peers.auth import derive_key
 from pgregent.adapters.peers.channel import PeerChannel
 from pgregent.adapters.postgres import tools
-from pgregent.adapters.postgres.check import check_data_dir, check_parameters
-from pgregent.adapters.postgres.layout import ServerConfig
+from pgregent.adapters.postgres.check import (
+    check_configuration,
+    check_data_dir,
+    check_parameters,
+)
+from pgregent.adapters.postgres.layout import DEFAULT_PARAMETERS, ServerConfig
 from pgregent.adapters.postgres.server import LocalServer
 from pgregent.adapters.postgres.sql import Credentials
 from pgregent.agent.codec import decode
 from pgregent.agent.connect import keys, open_dcs
 from pgregent.agent.dynamic import DynamicConfig
 from pgregent.agent.events import EventLog
-from pgregent.agent.loop import Agent, Keys
+from pgregent.agent.loop import Agent, Keys, api_address
+from pgregent.agent.reload import START_TIMEOUT_MIN, Hooks, Reload
 from pgregent.agent.store import Store
+from pgregent.agent.taking import Taking
+from pgregent.api import app
 from pgregent.api import server as rest
-from pgregent.api import status
+from pgregent.api.access import Access
+from pgregent.api.actions import Actions
+from pgregent.api.forward import Forward
 from pgregent.api.node import Node
-from pgregent.api.operate import Operate
+from pgregent.api.operate import SIGNED, Operate
+from pgregent.api.tls import client_context, server_context
 from pgregent.config.dynamic import Dcs
 from pgregent.config.load import Loaded
 from pgregent.config.lockfile import hold_lock
@@ -43,10 +54,6 @@ from pgregent.core.view import State
 from pgregent.ports import dcs as port
 
 log = logging.getLogger("pgregent")
-
-START_TIMEOUT_MIN = 5.0
-"""Seconds that a server gets to answer at least, whatever primary_start_timeout says: an agent that
-takes over a healthy one has to ask it first."""
 
 
 class BoottimeClock:
@@ -61,8 +68,9 @@ class BoottimeClock:
         return time.time()
 
 
-def run_agent(loaded: Loaded) -> int:
-    """Run until told to leave; returns the exit code (2: nothing was touched)."""
+def run_agent(loaded: Loaded, again: Callable[[], Loaded]) -> int:
+    """Run until told to leave; returns the exit code (2: nothing was touched). `again` loads the
+    configuration anew."""
     config = loaded.config
     _configure_log(config.log.level)
     for warning in loaded.warnings:
@@ -73,7 +81,7 @@ def run_agent(loaded: Loaded) -> int:
     _make_dir(state_dir)
     lock = hold_lock(state_dir / "agent.lock")
     try:
-        return uvloop.run(_run(config, state_dir, bin_dir))
+        return uvloop.run(_run(config, state_dir, bin_dir, again))
     except Unavailable as error:
         log.error("ended: %s", error)
         return 1
@@ -123,6 +131,12 @@ def _server_config(config: AgentConfig, dynamic: Dcs, bin_dir: Path) -> ServerCo
     )
 
 
+async def _check(parameters: Mapping[str, str], bin_dir: Path) -> None:
+    """Raise Refused for parameters that this member would not run with."""
+    check_parameters(parameters)
+    await check_configuration(bin_dir, {**DEFAULT_PARAMETERS, **parameters})
+
+
 def _make_dir(directory: Path) -> None:
     """PostgreSQL's user has to pass through it, to its own password file, and see nothing else."""
     try:
@@ -148,18 +162,24 @@ def _settings(config: AgentConfig, dynamic: Dcs) -> Settings:
         use_pg_rewind=dynamic.postgresql.use_pg_rewind,
         host=address.host,
         port=address.port,
-        api_url=f"http://{api}/patroni",
+        api_url=f"{config.restapi.scheme}://{api}/patroni",
         agent_pid=os.getpid(),
     )
 
 
-async def _run(config: AgentConfig, state_dir: Path, bin_dir: Path) -> int:
+async def _run(
+    config: AgentConfig, state_dir: Path, bin_dir: Path, again: Callable[[], Loaded]
+) -> int:
     store = Store(state_dir)
     durable = store.load(config.name)
     dcs = await open_dcs(config, config.name)
     try:
         changes = DynamicConfig(
-            dcs, f"{config.namespace}/{config.scope}/config", state_dir, config.bootstrap.dcs
+            dcs,
+            f"{config.namespace}/{config.scope}/config",
+            state_dir,
+            config.bootstrap.dcs,
+            lambda dynamic: _check(config.server_parameters(dynamic), bin_dir),
         )
         dynamic = await changes.load(lambda text: log.warning("%s", text))
         server_config = _server_config(config, dynamic, bin_dir)
@@ -176,37 +196,49 @@ async def _run(config: AgentConfig, state_dir: Path, bin_dir: Path) -> int:
         clock = BoottimeClock()
         now = clock.now()
         state = State.of_new_life(settings, durable, now, clock.epoch())
-        watching = asyncio.create_task(changes.watch())
-        try:
-            await _serve(config, dynamic, state, store=store, server_config=server_config, dcs=dcs)
-        finally:
-            watching.cancel()
+        await _serve(
+            config,
+            changes,
+            state,
+            store=store,
+            server_config=server_config,
+            dcs=dcs,
+            again=again,
+        )
     finally:
         await dcs.close()
     return 0
 
 
+class _Told:
+    """What happens, for people: in the log and in the file of events."""
+
+    def __init__(self, name: str, file: Path, clock: BoottimeClock) -> None:
+        self._name = name
+        self._events = EventLog(file, name, clock.epoch)
+
+    def announce(self, effect: Announce) -> None:
+        log.info("%s: %s (term %d): %s", self._name, effect.event, effect.term, effect.why)
+        self._events.write(effect)
+
+    def set_aside(self, path: Path, size: int) -> None:
+        log.info("set_aside: %s, %d bytes", path, size)
+        self._events.set_aside(path, size)
+
+
 async def _serve(
     config: AgentConfig,
-    dynamic: Dcs,
+    changes: DynamicConfig,
     state: State,
     *,
     store: Store,
     server_config: ServerConfig,
     dcs: port.Dcs,
+    again: Callable[[], Loaded],
 ) -> None:
     clock = BoottimeClock()
-    events = EventLog(server_config.state_dir / "events.jsonl", config.name, clock.epoch)
-
-    def announce(effect: Announce) -> None:
-        log.info("%s: %s (term %d): %s", config.name, effect.event, effect.term, effect.why)
-        events.write(effect)
-
-    def set_aside(path: Path, size: int) -> None:
-        log.info("set_aside: %s, %d bytes", path, size)
-        events.set_aside(path, size)
-
-    server = LocalServer(server_config, set_aside)
+    told = _Told(config.name, server_config.state_dir / "events.jsonl", clock)
+    server = LocalServer(server_config, told.set_aside)
     agent = Agent(
         state,
         store=store,
@@ -214,10 +246,11 @@ async def _serve(
         dcs=dcs,
         keys=keys(config),
         clock=clock,
-        announce=announce,
+        announce=told.announce,
     )
     key = derive_key(server_config.replication.password, config.scope)
-    channel = PeerChannel(config.name, key, agent.on_peer)
+    tls = client_context(config.restapi, config.ctl)
+    channel = PeerChannel(config.name, key, agent.on_peer, tls=tls)
     known = {n: (a.host, a.port) for n, a in config.pgregent.peers.items() if n != config.name}
     agent.know_peers(known)
 
@@ -225,30 +258,35 @@ async def _serve(
         guard, postmaster = server.processes()
         return {"agent": os.getpid(), "guard": guard, "postmaster": postmaster}
 
-    node = Node(
-        state,
-        config.scope,
-        clock.now,
-        synchronous_mode=dynamic.synchronous_mode,
-        maximum_lag=dynamic.maximum_lag_on_failover,
-        tags=config.tags.all,
+    node = Node(state, config.scope, clock.now)
+    hosts = [host for host, _ in known.values()]
+    access = Access(config.restapi, lambda: _member_hosts(agent, hosts), SIGNED)
+    port_tls = server_context(config.restapi)
+    taking = Taking(state, node, access, _settings, port_tls, tls)
+    taking.take(config, changes.in_force)
+    hooks = Hooks(
+        again,
+        lambda parameters: _check(parameters, server_config.bin_dir),
+        taking.take,
+        taking.pending,
     )
-    routes = [
-        *channel.routes(),
-        *status.routes(state, config.scope, processes),
-        *rest.routes(node),
-        *Operate(state, key, agent.post).routes(),
-    ]
-    runner = rest.runner(rest.application(routes))
+    reload = Reload(config, changes.in_force, server, hooks)
+    actions = Actions(state, agent.post, Forward(key, tls).switchover, reload.ask)
+    operate = Operate(state, key, agent.post)
+    routes = app.routes(node, processes, changes, actions, operate)
+    runner = rest.runner(rest.application([*channel.routes(), *routes], access))
     await runner.setup()
-    await _listen(runner, config)
+    await _listen(runner, config, port_tls)
     await channel.start()
     agent.peers = channel
-    _handle_signals(agent)
+    _handle_signals(agent, reload)
+    watching = [asyncio.create_task(work) for work in (changes.watch(reload.change), reload.run())]
     try:
         await agent.run()
         await agent.farewell()
     finally:
+        for task in watching:
+            task.cancel()
         await channel.close()
         await server.close()
         await runner.cleanup()
@@ -263,16 +301,28 @@ async def _register(dcs: port.Dcs, keys: Keys) -> Register | None:
     return decode(Register, found.value, f"the DCS key {keys.register}") if found else None
 
 
-async def _listen(runner: web.AppRunner, config: AgentConfig) -> None:
+async def _listen(runner: web.AppRunner, config: AgentConfig, tls: ssl.SSLContext | None) -> None:
     listen = config.restapi.listen
     try:
-        await rest.listen(runner, listen.host, listen.port)
+        await rest.listen(runner, listen.host, listen.port, tls)
     except OSError as error:
         raise Refused(f"restapi.listen: cannot listen on {listen}: {error.strerror}") from error
 
 
-def _handle_signals(agent: Agent) -> None:
+def _member_hosts(agent: Agent, known: Iterable[str]) -> list[str]:
+    """Where all members that are known are: their PostgreSQL and their agents."""
+    found = [agent.state.settings.host, *known]
+    own = api_address(agent.state.settings.api_url)
+    for record in agent.records().values():
+        found.append(record.host)
+        if (address := api_address(record.api_url)) is not None:
+            found.append(address[0])
+    return found + ([own[0]] if own else [])
+
+
+def _handle_signals(agent: Agent, reload: Reload) -> None:
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload.ask)
     loop.add_signal_handler(signal.SIGTERM, lambda: agent.post(Leave(cluster=False)))
     loop.add_signal_handler(signal.SIGINT, lambda: agent.post(Leave(cluster=True)))
     loop.add_signal_handler(signal.SIGUSR1, agent.detach)

@@ -15,10 +15,12 @@ SILENT_S = 2.0
 """A peer that was not heard for this long is shown as such."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Node:
     """`clock` is the one that `state.now` is read from. `synchronous_mode` is Patroni's off, on or
-    quorum, `maximum_lag` its maximum_lag_on_failover in bytes, `tags` the member's own."""
+    quorum, `maximum_lag` its maximum_lag_on_failover in bytes, `tags` the member's own,
+    `pending_restart` PostgreSQL's parameters that wait for its next start: the value in force and
+    the one that it will have. These change while the agent runs."""
 
     state: State
     scope: str
@@ -26,6 +28,9 @@ class Node:
     synchronous_mode: str = "off"
     maximum_lag: int = 1048576
     tags: Mapping[str, object] = field(default_factory=dict[str, object])
+    pending_restart: Mapping[str, tuple[str, str]] = field(
+        default_factory=dict[str, tuple[str, str]]
+    )
 
     @property
     def alive(self) -> bool:

@@ -1,12 +1,12 @@
 """What operators ask of an agent: a switchover, and writing the register again."""
 
-import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
 
+from pgregent.api.body import read
 from pgregent.api.signed import HEADER, is_signed
 from pgregent.core.events import Event, RestoreDcs, Switchover
 from pgregent.core.switchover import switchover_refusal
@@ -14,7 +14,7 @@ from pgregent.core.view import State
 
 SWITCHOVER = "/pgregent/switchover"
 RESTORE_DCS = "/pgregent/restore-dcs"
-_BODY_S = 2.0
+SIGNED = frozenset({SWITCHOVER, RESTORE_DCS})
 
 
 class Operate:
@@ -55,12 +55,7 @@ class Operate:
         return web.json_response({"begun": True}, status=202)
 
     async def _asked(self, request: web.Request, **expected: type) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(_BODY_S):
-                body = await request.read()
-        except TimeoutError as error:
-            why = f"the body has not come within {_BODY_S:g} s"
-            raise web.HTTPRequestTimeout(reason=why) from error
+        body = await read(request)
         if not is_signed(self._key, request.path, body, request.headers.get(HEADER, "")):
             raise web.HTTPUnauthorized(reason="the request is not signed with the cluster's key")
         try:

@@ -28,6 +28,7 @@ def member(node: Node) -> dict[str, Any]:
     document["dcs_last_seen"] = node.dcs_last_seen
     if node.tags_set:
         document["tags"] = node.tags_set
+    document |= _pending_restart(node)
     system_id = state.postgres.system_id or (state.register.system_id if state.register else "")
     if system_id:
         document["database_system_identifier"] = system_id
@@ -75,6 +76,16 @@ def _replication(node: Node) -> list[dict[str, Any]]:
     return rows
 
 
+def _pending_restart(node: Node) -> dict[str, Any]:
+    if not node.pending_restart:
+        return {}
+    reasons_of = {
+        name: {"old_value": old, "new_value": new}
+        for name, (old, new) in node.pending_restart.items()
+    }
+    return {"pending_restart": True, "pending_restart_reason": reasons_of}
+
+
 def _own(node: Node) -> dict[str, Any]:
     register = node.state.register
     return {
@@ -113,6 +124,9 @@ def _member(node: Node, record: Record) -> dict[str, Any]:
     }
     if record.position is not None:
         found["timeline"] = record.position.timeline
+    if record.incarnation == node.state.me:
+        # A peer's record does not tell.
+        found |= _pending_restart(node)
     if tags := _tags(node, record):
         found["tags"] = tags
     return found if leader else found | _lags(node, record)

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
 
 from pgregent.api import health, metrics, patroni
+from pgregent.api.access import Access
 from pgregent.api.node import Node
 from pgregent.core.errors import Refused
 
@@ -21,12 +23,25 @@ BODY_S = 1.0
 BACKLOG = 1024
 
 Answer = Callable[[web.Request], web.Response]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def application(routes: Iterable[web.RouteDef]) -> web.Application:
-    """The web application that answers on `routes`."""
+def application(routes: Iterable[web.RouteDef], access: Access | None = None) -> web.Application:
+    """The web application that answers on `routes`; who may change something is up to `access`."""
     app = web.Application(middlewares=[_answer_in_time])
+    if access is not None:
+
+        @web.middleware
+        async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+            refusal = await access.refusal(request)
+            return await handler(request) if refusal is None else refusal
+
+        async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
+            response.headers.update(access.rest.extra_headers)
+
+        app.middlewares.append(admit)
+        app.on_response_prepare.append(add_headers)
     app.add_routes(routes)
     return app
 
@@ -42,9 +57,43 @@ def runner(app: web.Application) -> web.AppRunner:
     )
 
 
-async def listen(ready: web.AppRunner, host: str, port: int) -> None:
+async def listen(
+    ready: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> None:
     """Accept connections; `ready` was set up. Raises OSError."""
-    await web.TCPSite(ready, host, port, reuse_address=True, backlog=BACKLOG).start()
+    await _Site(ready, host, port, tls).start()
+
+
+class _Site(web.BaseSite):
+    """aiohttp's own would wait a minute for a client that does not begin TLS."""
+
+    def __init__(
+        self, ready: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None
+    ) -> None:
+        super().__init__(ready, ssl_context=tls, backlog=BACKLOG)
+        self._host, self._port = host, port
+
+    @property
+    def name(self) -> str:
+        """The site's address."""
+        return f"{'http' if self._ssl_context is None else 'https'}://{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        """Accept connections."""
+        await super().start()
+        server = self._runner.server
+        assert server is not None
+        limit = None if self._ssl_context is None else IDLE_S
+        self._server = await asyncio.get_running_loop().create_server(
+            server,
+            self._host,
+            self._port,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            reuse_address=True,
+            ssl_handshake_timeout=limit,
+            ssl_shutdown_timeout=None if limit is None else BODY_S,
+        )
 
 
 def routes(node: Node) -> list[web.RouteDef]:
@@ -108,9 +157,7 @@ def _parameters(request: web.Request) -> Mapping[str, str]:
 
 
 @web.middleware
-async def _answer_in_time(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _answer_in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
     """aiohttp waits for ever for a client that reads nothing."""
     try:
         response = await handler(request)

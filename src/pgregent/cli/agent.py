@@ -14,13 +14,14 @@ def command(config: str | None) -> None:
     CONFIG.yml is a file in Patroni's format; settings in the environment (PGREGENT_…, PATRONI_…)
     win over it. SIGTERM: this node leaves (a primary hands over first) and its PostgreSQL stops.
     SIGINT: the whole cluster stops. SIGUSR1: only the agent ends, PostgreSQL runs on until the next
-    agent takes it over.
+    agent takes it over. SIGHUP: read the configuration again.
     """
     from pgregent.config.environment import forget_secrets
     from pgregent.config.load import load
 
-    loaded = load(Path(config).absolute() if config else None, os.environ)
+    path, environ = Path(config).absolute() if config else None, dict(os.environ)
+    loaded = load(path, environ)
     forget_secrets(os.environ)
     from pgregent.agent.wiring import run_agent
 
-    raise SystemExit(run_agent(loaded))
+    raise SystemExit(run_agent(loaded, lambda: load(path, environ)))

@@ -80,6 +80,8 @@ def _print_summary(file: str, loaded: "Loaded") -> None:
 def _dcs(config: "AgentConfig") -> str:
     if config.zookeeper is not None:
         return f"ZooKeeper {config.zookeeper.connect_string}"
+    if config.etcd3 is not None:
+        return f"etcd {config.etcd3.connect_string}"
     return f"the file {config.local.path}" if config.local is not None else ""
 
 

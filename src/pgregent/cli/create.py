@@ -139,6 +139,11 @@ def _checked_file(cluster: ClusterDir, name: str) -> float:
                 f"{file}: {key} is {found}, but {expected} in {cluster.path}: put that back"
                 " (was the directory moved or copied?)"
             )
+    if config.restapi.certfile is not None:
+        raise Refused(
+            f"{file}: restapi.certfile: the gate and the commands of `pgregent up` reach its "
+            "agents on 127.0.0.1 without TLS: remove it, or run the agents with `pgregent agent`"
+        )
     return config.pgregent.hold_timeout
 
 

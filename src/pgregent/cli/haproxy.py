@@ -77,6 +77,7 @@ def config_command(
     from pgregent.core.errors import Refused
 
     configs = _load(files)
+    _refuse_tls(files, configs)
     if hold is None:
         hold = _hold_timeout(files, configs)
     entry = Entry(port, ro_port, stats_port, check_port, socket, hold)
@@ -99,11 +100,13 @@ def watch_command(files: tuple[str, ...], socket: str) -> None:
     Cuts the old primary's sessions at the appointment and lets clients in as soon as the new one
     serves. When the watch ends, HAProxy goes on by its own checks.
     """
+    from pgregent.api.tls import client_context
     from pgregent.cli.haproxy_watch import run_watch
 
     configs = _load(files)
     secret = configs[0].postgresql.authentication.replication.password.get_secret_value()
-    raise SystemExit(run_watch(_nodes(configs), secret, configs[0].scope, socket))
+    tls = client_context(configs[0].restapi, configs[0].ctl)
+    raise SystemExit(run_watch(_nodes(configs), secret, configs[0].scope, socket, tls))
 
 
 def _load(files: tuple[str, ...]) -> list[AgentConfig]:
@@ -132,6 +135,18 @@ def _load(files: tuple[str, ...]) -> list[AgentConfig]:
                 f"{files[0]}, expected the same for all members"
             )
     return configs
+
+
+def _refuse_tls(files: tuple[str, ...], configs: list[AgentConfig]) -> None:
+    from pgregent.core.errors import Refused
+
+    for file, config in zip(files, configs, strict=True):
+        if config.restapi.certfile is not None:
+            raise Refused(
+                f"{file}: restapi.certfile: the checks that HAProxy makes while no watch runs do "
+                "not use TLS yet: leave it out for the agents behind HAProxy, or write haproxy.cfg "
+                "yourself (option httpchk with check-ssl)"
+            )
 
 
 def _hold_timeout(files: tuple[str, ...], configs: list[AgentConfig]) -> float:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -21,16 +22,23 @@ from pgregent.cli.route_feed import STALE_AFTER, RouteFeed, stop_signal
 log = logging.getLogger("pgregent")
 
 
-def run_watch(nodes: Iterable[Node], secret: str, scope: str, runtime: str) -> int:
+def run_watch(
+    nodes: Iterable[Node],
+    secret: str,
+    scope: str,
+    runtime: str,
+    tls: ssl.SSLContext | None = None,
+) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code. `secret` is the replication role's
-    password, `runtime` the path or host:port of HAProxy's runtime API."""
+    password, `runtime` the path or host:port of HAProxy's runtime API, `tls` what agents whose
+    port uses TLS are dialed with."""
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,
         format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
     )
-    return uvloop.run(_run(tuple(nodes), derive_key(secret, scope), runtime))
+    return uvloop.run(_run(tuple(nodes), derive_key(secret, scope), runtime, tls))
 
 
 class _Telling:
@@ -66,7 +74,9 @@ class _Telling:
         self._absent = reasons
 
 
-async def _run(nodes: tuple[Node, ...], key: bytes, runtime: str) -> int:
+async def _run(
+    nodes: tuple[Node, ...], key: bytes, runtime: str, tls: ssl.SSLContext | None
+) -> int:
     entry = HaproxyEntry(nodes, runtime)
     telling = _Telling(entry, nodes)
 
@@ -85,7 +95,7 @@ async def _run(nodes: tuple[Node, ...], key: bytes, runtime: str) -> int:
     feed = RouteFeed(take)
     # Two subscribers of one name would drive each other out.
     me = f"haproxy-{socket.gethostname()}-{os.getpid()}"
-    channel = PeerChannel(me, key, feed.on_peer, subscriber=True)
+    channel = PeerChannel(me, key, feed.on_peer, subscriber=True, tls=tls)
     channel.set_peers({node.name: (node.api_host, node.api_port) for node in nodes})
     stop = stop_signal()
     steering = asyncio.create_task(entry.run())

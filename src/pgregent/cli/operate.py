@@ -18,7 +18,7 @@ def ask_agent(target: Target, name: str, path: str, asked: Mapping[str, object])
     header = f"{HEADER}: {sign(target.key(), path, body)}\r\n"
     host, port = target.agents[name]
     try:
-        code, answer = asyncio.run(_post(host, port, path, body, header))
+        code, answer = asyncio.run(_post(target, name, path, body, header))
     except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
         raise Unavailable(f"agent {name}", f"no answer from {host}:{port}: {error!r}") from None
     if code == 202:
@@ -32,6 +32,9 @@ def ask_agent(target: Target, name: str, path: str, asked: Mapping[str, object])
     raise Refused(f"{name}: {reason}")
 
 
-async def _post(host: str, port: int, path: str, body: bytes, header: str) -> tuple[int, bytes]:
+async def _post(
+    target: Target, name: str, path: str, body: bytes, header: str
+) -> tuple[int, bytes]:
+    host, port = target.agents[name]
     async with asyncio.timeout(TIMEOUT_S):
-        return await request(host, port, "POST", path, body=body, headers=header)
+        return await request(host, port, "POST", path, body=body, headers=header, tls=target.tls)

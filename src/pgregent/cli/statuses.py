@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -46,16 +47,18 @@ def _age_key(status: Status) -> tuple[int, int, int, bool]:
     return version, round_, term, bool(status.get("serving"))
 
 
-async def fetch_statuses(agents: Mapping[str, tuple[str, int]]) -> Statuses:
+async def fetch_statuses(
+    agents: Mapping[str, tuple[str, int]], tls: ssl.SSLContext | None = None
+) -> Statuses:
     """Ask all agents at once, by their names and addresses; takes at most a second."""
-    answers = await asyncio.gather(*(_status_of(name, *agents[name]) for name in agents))
+    answers = await asyncio.gather(*(_status_of(name, *agents[name], tls) for name in agents))
     return Statuses(dict(zip(agents, answers, strict=True)))
 
 
-async def _status_of(name: str, host: str, port: int) -> Status | None:
+async def _status_of(name: str, host: str, port: int, tls: ssl.SSLContext | None) -> Status | None:
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            code, body = await request(host, port, "GET", "/pgregent/status")
+            code, body = await request(host, port, "GET", "/pgregent/status", tls=tls)
         status = json.loads(body) if code == 200 else None
     except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
         return None
@@ -65,13 +68,20 @@ async def _status_of(name: str, host: str, port: int) -> Status | None:
 
 
 async def request(
-    host: str, port: int, verb: str, path: str, *, body: bytes = b"", headers: str = ""
+    host: str,
+    port: int,
+    verb: str,
+    path: str,
+    *,
+    body: bytes = b"",
+    headers: str = "",
+    tls: ssl.SSLContext | None = None,
 ) -> tuple[int, bytes]:
     """One request in HTTP/1.0, whose answers end with the connection: status code and body.
 
     `headers`: lines that end in CR LF. Raises OSError, ValueError, IncompleteReadError.
     """
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(host, port, ssl=tls)
     try:
         head = f"{verb} {path} HTTP/1.0\r\nHost: {host}:{port}\r\n{headers}"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)

@@ -12,6 +12,8 @@ import click
 from pgregent.core.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
+    import ssl
+
     from pgregent.cli.cluster_dir import ClusterDir
     from pgregent.cli.statuses import Statuses
     from pgregent.config.schema import AgentConfig
@@ -45,6 +47,8 @@ class Target:
     secret: Callable[[], str]
     """Reads the replication role's password, which the cluster's key is made of."""
     directory: "ClusterDir | None" = None
+    tls: "ssl.SSLContext | None" = None
+    """What the agents are asked with; None where they do not use TLS."""
 
     @property
     def hint(self) -> str:
@@ -74,6 +78,7 @@ def find_target(directory: str | None, config_file: str | None) -> Target:
 
 
 def _of_file(path: Path) -> Target:
+    from pgregent.api.tls import client_context
     from pgregent.config.load import load
 
     config = load(path, os.environ).config
@@ -83,10 +88,11 @@ def _of_file(path: Path) -> Target:
     }
     agents.update(asyncio.run(_in_dcs(config)))
     agents[config.name] = (own.host, own.port)
+    tls = client_context(config.restapi, config.ctl)
     # A DCS that is away, or was emptied, names nobody: those who answer know of others.
-    agents = {**asyncio.run(_told_by(agents)), **agents}
+    agents = {**asyncio.run(_told_by(agents, tls)), **agents}
     password = config.postgresql.authentication.replication.password
-    return Target(config.scope, agents, password.get_secret_value)
+    return Target(config.scope, agents, password.get_secret_value, tls=tls)
 
 
 async def _in_dcs(config: "AgentConfig") -> Agents:
@@ -113,12 +119,12 @@ async def _in_dcs(config: "AgentConfig") -> Agents:
     return found
 
 
-async def _told_by(agents: Agents) -> Agents:
+async def _told_by(agents: Agents, tls: "ssl.SSLContext | None") -> Agents:
     """The members that these agents know of. Takes at most a second."""
     from pgregent.agent.loop import api_address
     from pgregent.cli.statuses import fetch_statuses
 
-    answers = (await fetch_statuses(agents)).by_node.values()
+    answers = (await fetch_statuses(agents, tls)).by_node.values()
     members = (m for answer in answers if answer for m in answer.get("members") or ())
     found = {m["name"]: api_address(str(m.get("api_url"))) for m in members}
     return {name: address for name, address in found.items() if address is not None}
@@ -128,7 +134,7 @@ def ask(target: Target) -> "Statuses":
     """Ask all agents at once. Takes at most a second."""
     from pgregent.cli.statuses import fetch_statuses
 
-    return asyncio.run(fetch_statuses(target.agents))
+    return asyncio.run(fetch_statuses(target.agents, target.tls))
 
 
 def ask_or_fail(target: Target) -> "Statuses":

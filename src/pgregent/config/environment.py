@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, SecretStr
 
 from pgregent.config.document import Document, Finding, Keys
-from pgregent.config.later import LATER
+from pgregent.config.later import ETCD_V2, LATER
 from pgregent.config.schema import ANY_OTHER, AgentConfig
 from pgregent.config.section import plain_type, section_in, spellings
 from pgregent.config.suggest import nearest
@@ -29,8 +29,6 @@ _OWN_SECTION = "pgregent"
 _FILE = "_FILE"
 _SECRET_FILE_BYTES_MAX = 1 << 16
 _ALIKE = 0.8
-# Patroni's short names for what is elsewhere in the file.
-_SHORT_LATER = ("RESTAPI_USERNAME", "RESTAPI_PASSWORD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +63,8 @@ def _names(keys: Keys) -> tuple[str, ...]:
         return (f"{PREFIXES[0]}{'_'.join(words[1:])}".upper(),)
     if words[:2] == ["postgresql", "authentication"]:
         words = words[2:]
+    elif words[1:2] == ["authentication"]:
+        words = [words[0], *words[2:]]
     return tuple(prefix + "_".join(words).upper() for prefix in PREFIXES)
 
 
@@ -119,6 +119,8 @@ def overlay(document: Document, environ: Mapping[str, str]) -> tuple[Finding, ..
     for name in sorted(given):
         if _is_later(name):
             text = "not supported yet (Patroni's): remove it"
+            if name.split("_")[1] == "ETCD":
+                text = ETCD_V2
             document.mistakes.append(Finding(0, "", text, name))
     # PATRONI_ first, so that PGREGENT_ is laid above it.
     for prefix in reversed(PREFIXES):
@@ -192,7 +194,7 @@ def _parsed(text: str) -> Any:
 def _later() -> tuple[str, ...]:
     keys = [(*section.split("."), key) for section, names in LATER.items() for key in names]
     found = {name for path in keys for name in _names(tuple(word for word in path if word))}
-    return tuple(found | {prefix + short for prefix in PREFIXES for short in _SHORT_LATER})
+    return tuple(found)
 
 
 def _is_later(name: str) -> bool:

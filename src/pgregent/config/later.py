@@ -7,19 +7,20 @@ def _keys(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-DCS_LATER = _keys("etcd etcd3 consul exhibitor kubernetes raft")
+DCS_LATER = _keys("etcd consul exhibitor kubernetes raft")
+ETCD_V2 = (
+    "etcd's v2 API is not supported, and its keys are not seen through v3: for etcd 3.4 or newer "
+    "write etcd3"
+)
 
 LATER: Mapping[str, frozenset[str]] = {
-    "": DCS_LATER | _keys("citus ctl thread_pool_size thread_stack_size"),
+    "": DCS_LATER | _keys("citus thread_pool_size thread_stack_size"),
+    "etcd3": _keys("proxy use_proxies srv srv_suffix"),
     "log": _keys(
         "type traceback_level format dateformat static_fields max_queue_size dir mode file_num"
         " file_size loggers deduplicate_heartbeat_logs"
     ),
-    "restapi": _keys(
-        "authentication certfile keyfile keyfile_password cafile ciphers verify_client allowlist"
-        " allowlist_include_members http_extra_headers https_extra_headers request_queue_size"
-        " server_tokens thread_pool_size"
-    ),
+    "restapi": _keys("request_queue_size server_tokens thread_pool_size"),
     "postgresql": _keys(
         "proxy_address config_dir bin_name callbacks create_replica_methods basebackup"
         " recovery_conf custom_conf pg_ident pg_ctl_timeout use_pg_rewind rewind pre_promote"

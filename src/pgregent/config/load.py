@@ -133,13 +133,14 @@ def _validated(document: Document, model: type[M], section: str) -> M | None:
 
 def _expect_one_dcs(document: Document) -> None:
     # Not a check of the model: those are skipped as soon as a single key is wrong.
-    ours = [name for name in ("zookeeper", "local") if document.at((name,)) is not None]
-    if len(ours) > 1:
-        text = "given beside zookeeper, expected one DCS: remove one of the two"
-        document.mistakes.append(document.finding(("local",), text))
+    known = ("zookeeper", "etcd3", "local")
+    ours = [name for name in known if document.at((name,)) is not None]
+    for name in ours[1:]:
+        text = f"given beside {ours[0]}, expected one DCS: remove one of the two"
+        document.mistakes.append(document.finding((name,), text))
     if not ours and not any(name in document.value for name in DCS_LATER):
         text = (
-            "missing, expected the DCS: `zookeeper: {hosts: [HOST:2181]}`, or "
-            "`local: {path: /…/dcs.sqlite}` on one machine"
+            "missing, expected the DCS: `zookeeper: {hosts: [HOST:2181]}`, "
+            "`etcd3: {hosts: [HOST:2379]}`, or `local: {path: /…/dcs.sqlite}` on one machine"
         )
         document.mistakes.append(Finding(0, "zookeeper", text))

@@ -7,13 +7,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from pgregent.config.document import Document, Finding, Keys, dotted
-from pgregent.config.later import DCS_LATER, LATER
+from pgregent.config.later import DCS_LATER, ETCD_V2, LATER
 from pgregent.config.schema import ANY_OTHER
 from pgregent.config.section import key_names, spellings
 from pgregent.config.suggest import did_you_mean
 
 _SHOWN_MAX = 60
-_SECRET = re.compile(r"password|secret|token|authentication|auth_data", re.IGNORECASE)
+_SECRET = re.compile(r"password|secret|token|authentication|auth_data|^url$", re.IGNORECASE)
 
 
 def worded(document: Document, error: Any, model: type[BaseModel], section: str) -> Finding:
@@ -49,8 +49,10 @@ def _unknown_key(model: type[BaseModel], section: str, loc: Keys) -> str:
     parent = ".".join(part for part in (section, dotted(loc[:-1])) if part)
     name = str(loc[-1])
     later = LATER.get(parent, frozenset())
+    if not parent and name == "etcd":
+        return ETCD_V2
     if name in later:
-        instead = "; the DCS is `zookeeper` or `local`" if name in DCS_LATER else ""
+        instead = "; the DCS is `zookeeper`, `etcd3` or `local`" if name in DCS_LATER else ""
         return f"not supported yet (Patroni's){instead}"
     there = _section_at(model, loc[:-1])
     known = set(key_names(there)) if there else set[str]()

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from pgregent.config.dynamic import Dcs
+from pgregent.config.etcd import Etcd3
 from pgregent.config.later import LATER
 from pgregent.config.parameters import Parameters, merge
+from pgregent.config.rest import Ctl, RestSecurity
 from pgregent.config.section import (
     AbsolutePath,
     Address,
@@ -61,7 +63,7 @@ class _Listening(Section):
         return self
 
 
-class RestApi(_Listening):
+class RestApi(RestSecurity, _Listening):
     """The agent's own port: REST and the channel between agents."""
 
 
@@ -218,7 +220,8 @@ class Pgregent(Section):
 
 
 class AgentConfig(Section):
-    """One agent's configuration file. One of `zookeeper` and `local` is given (see load.py)."""
+    """One agent's configuration file. One of `zookeeper`, `etcd3` and `local` is given (see
+    load.py)."""
 
     scope: Name = Field(description="the cluster's name")
     name: Name = Field(description="this member's name")
@@ -226,8 +229,10 @@ class AgentConfig(Section):
         default="/service", description="the path that the cluster's keys are under"
     )
     restapi: RestApi = Field(description="a section with listen")
+    ctl: Ctl = Ctl()
     postgresql: Postgresql = Field(description="a section with listen, data_dir, authentication")
     zookeeper: Zookeeper | None = None
+    etcd3: Etcd3 | None = None
     local: LocalDcs | None = None
     bootstrap: Bootstrap = Bootstrap()
     tags: Tags = Tags()

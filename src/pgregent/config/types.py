@@ -13,6 +13,7 @@ _WORDS = {"on": True, "yes": True, "true": True, "off": False, "no": False, "fal
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 _ITEMS_MAX = 1000
 _ZOOKEEPER_PORT = 2181
+ETCD_PORT = 2379
 _PERMISSIONS = ("READ", "WRITE", "CREATE", "DELETE", "ADMIN", "ALL")
 
 # initdb's options that pgregent sets itself, or that would break what it promises.
@@ -182,21 +183,25 @@ def _scalar(value: object) -> Scalar:
     return value
 
 
-def _hosts(value: object) -> tuple[HostPort, ...]:
+def _hosts(name: str, port: int) -> PlainValidator:
     """Read a list, or Patroni's text of one: `a:2181,b:2181`, each in quotes or not."""
-    expected = "a list of hosts, as in `[zoo1:2181, zoo2:2181]`"
-    items = cast(list[object], value.split(",") if isinstance(value, str) else value)
-    hosts = [_host(item, expected) for item in _items(items, expected)]
-    if not hosts:
-        raise ValueError(expected)
-    return tuple(hosts)
+    expected = f"a list of hosts, as in `[{name}1:{port}, {name}2:{port}]`"
+
+    def check(value: object) -> tuple[HostPort, ...]:
+        items = cast(list[object], value.split(",") if isinstance(value, str) else value)
+        hosts = [_host(item, port, expected) for item in _items(items, expected)]
+        if not hosts:
+            raise ValueError(expected)
+        return tuple(hosts)
+
+    return PlainValidator(check)
 
 
-def _host(item: object, expected: str) -> HostPort:
+def _host(item: object, port: int, expected: str) -> HostPort:
     if not isinstance(item, str):
         raise ValueError(expected)
     text = item.strip().strip("'\"").strip()
-    host = parse_host_port(text if re.search(r":\d+$", text) else f"{text}:{_ZOOKEEPER_PORT}")
+    host = parse_host_port(text if re.search(r":\d+$", text) else f"{text}:{port}")
     if host.is_wildcard:
         raise ValueError(f"{expected}, which can be connected to")
     return host
@@ -251,7 +256,9 @@ def _initdb(value: object) -> tuple[str, ...]:
 
 
 HOST_PORT = PlainValidator(parse_host_port)
-HOSTS = PlainValidator(_hosts)
+HOSTS = _hosts("zoo", _ZOOKEEPER_PORT)
+ETCD_HOSTS = _hosts("etcd", ETCD_PORT)
+ETCD_HOST = PlainValidator(lambda value: _host(value, ETCD_PORT, "a host, as in `etcd1:2379`"))
 FLAG = Expecting(_flag, expects="true, false")
 TEXT = BeforeValidator(_text)
 NAME = BeforeValidator(_name)

@@ -10,13 +10,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from pgregent.adapters.dcs.etcd import EtcdDcs, EtcdOptions
 from pgregent.adapters.dcs.local import LocalDcs
 from pgregent.adapters.dcs.memory import Landing, MemoryDcs, MemoryStore
 from pgregent.adapters.dcs.zookeeper import ZookeeperDcs, ZookeeperOptions
 from pgregent.core.effects import WriteRegister
 from pgregent.core.types import Incarnation, PgState, Record, Register
 from pgregent.ports.dcs import CasConflict, CasDone, Dcs
-from tests.conformance import zookeeper_servers
+from tests.conformance import etcd_servers, zookeeper_servers
+from tests.conformance.etcd_servers import EtcdServer
 from tests.conformance.pg import eventually
 from tests.conformance.zookeeper_servers import Relay, ZookeeperServer
 from tests.sim.cluster import Cluster
@@ -306,21 +308,27 @@ class LocalStores(RealStore):
         connection.close()
 
 
-class ZookeeperStores(RealStore):
+class ServerStores(RealStore):
     """Each client comes through a relay of its own, where requests and replies can be held."""
 
-    kind = "zookeeper"
-
-    def __init__(self, server: ZookeeperServer, relays: AsyncExitStack) -> None:
+    def __init__(self, server: ZookeeperServer | EtcdServer, relays: AsyncExitStack) -> None:
         super().__init__()
         self._server, self._stack = server, relays
         self._relays: dict[str, Relay] = {}
         self._lost: tuple[Relay, Fate] | None = None
 
+    @abstractmethod
+    def relay_to_server(self) -> AbstractAsyncContextManager[Relay]:
+        """One more relay."""
+
+    @abstractmethod
+    async def open_at(self, host: str, name: str) -> Dcs:
+        """One more client of the adapter's, of this host only."""
+
     async def connect(self, name: str) -> Dcs:
-        relay = await self._stack.enter_async_context(zookeeper_servers.relay_to(self._server))
+        relay = await self._stack.enter_async_context(self.relay_to_server())
         self._relays[name] = relay
-        return await ZookeeperDcs.open(ZookeeperOptions(hosts=(relay.host,)), name)
+        return await self.open_at(relay.host, name)
 
     async def lose_next_reply(self, client: Client, fate: Fate) -> None:
         assert isinstance(client, RealClient)
@@ -358,6 +366,34 @@ class ZookeeperStores(RealStore):
         await self.all_answer()
 
 
+class ZookeeperStores(ServerStores):
+    kind = "zookeeper"
+
+    def __init__(self, server: ZookeeperServer, relays: AsyncExitStack) -> None:
+        super().__init__(server, relays)
+        self._zookeeper = server
+
+    def relay_to_server(self) -> AbstractAsyncContextManager[Relay]:
+        return zookeeper_servers.relay_to(self._zookeeper)
+
+    async def open_at(self, host: str, name: str) -> Dcs:
+        return await ZookeeperDcs.open(ZookeeperOptions(hosts=(host,)), name)
+
+
+class EtcdStores(ServerStores):
+    kind = "etcd"
+
+    def __init__(self, server: EtcdServer, relays: AsyncExitStack) -> None:
+        super().__init__(server, relays)
+        self._etcd = server
+
+    def relay_to_server(self) -> AbstractAsyncContextManager[Relay]:
+        return etcd_servers.relay_to(self._etcd)
+
+    async def open_at(self, host: str, name: str) -> Dcs:
+        return await EtcdDcs.open(EtcdOptions(hosts=(host,)), name)
+
+
 @asynccontextmanager
 async def memory_store(folder: Path) -> AsyncGenerator[Store]:
     store = MemoryStores()
@@ -381,6 +417,17 @@ async def zookeeper_store(folder: Path) -> AsyncGenerator[Store]:
     server = zookeeper_servers.shared()
     async with AsyncExitStack() as relays:
         store = ZookeeperStores(server, relays)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+@asynccontextmanager
+async def etcd_store(folder: Path) -> AsyncGenerator[Store]:
+    server = etcd_servers.shared()
+    async with AsyncExitStack() as relays:
+        store = EtcdStores(server, relays)
         try:
             yield store
         finally:

@@ -14,6 +14,7 @@ from tests.conformance.fakes.stores import (
     Fate,
     Store,
     View,
+    etcd_store,
     fake_store,
     local_store,
     memory_store,
@@ -28,9 +29,15 @@ REAL: dict[str, Maker] = {
     "memory": memory_store,
     "local": local_store,
     "zookeeper": zookeeper_store,
+    "etcd": etcd_store,
 }
 MAKERS: dict[str, Maker] = {f"fake{seed}": FAKES[seed] for seed in SEEDS} | REAL
-LOSING = {"fakes": FAKES, "memory": [memory_store], "zookeeper": [zookeeper_store]}
+LOSING = {
+    "fakes": FAKES,
+    "memory": [memory_store],
+    "zookeeper": [zookeeper_store],
+    "etcd": [etcd_store],
+}
 
 
 def _of(*names: str) -> pytest.MarkDecorator:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 import time
 from collections.abc import Generator, Mapping
 
@@ -55,10 +56,20 @@ class _Link:
 
 
 class PeerChannel:
-    """See ports.peers.Peers. `me` is this agent's name, `key` comes from auth.derive_key."""
+    """See ports.peers.Peers. `me` is this agent's name, `key` comes from auth.derive_key; with
+    `tls` it dials agents whose port uses TLS."""
 
-    def __init__(self, me: str, key: bytes, on_event: OnEvent, *, subscriber: bool = False) -> None:
+    def __init__(
+        self,
+        me: str,
+        key: bytes,
+        on_event: OnEvent,
+        *,
+        subscriber: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._me = me
+        self._tls = tls
         self._key = key
         self._on_event = on_event
         self._role = Role.SUBSCRIBER if subscriber else Role.PEER
@@ -105,7 +116,11 @@ class PeerChannel:
     async def start(self) -> None:
         """See ports.peers.Peers."""
         connector = aiohttp.TCPConnector(
-            resolver=_RememberingResolver(), ttl_dns_cache=DNS_CACHE_S, limit=0, force_close=True
+            resolver=_RememberingResolver(),
+            ttl_dns_cache=DNS_CACHE_S,
+            limit=0,
+            force_close=True,
+            ssl=True if self._tls is None else self._tls,
         )
         trace = aiohttp.TraceConfig()
         trace.on_request_redirect.append(_refuse_redirect)
@@ -160,10 +175,11 @@ class PeerChannel:
             await asyncio.sleep(random.uniform(*RETRY_S))
 
     async def _dial(self, session: aiohttp.ClientSession, name: str, host: str, port: int) -> str:
+        scheme = "http" if self._tls is None else "https"
         try:
             async with asyncio.timeout(CONNECT_S):
                 ws = await session.ws_connect(
-                    URL.build(scheme="http", host=host, port=port, path=PATH),
+                    URL.build(scheme=scheme, host=host, port=port, path=PATH),
                     # Its parameters are invisible to type checkers.
                     timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE_S),  # pyright: ignore
                     autoping=False,

@@ -1,10 +1,16 @@
 """What an agent refuses to touch: looked at before anything is changed."""
 
+import asyncio
+import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from pgregent.adapters.postgres import tools, wal
+from pgregent.adapters.postgres.render import Value, conf_value
 from pgregent.core.errors import Refused
+
+CHECK_S = 5.0
 
 EMPTY_PROMISES = {
     "fsync": ("on",),
@@ -62,3 +68,49 @@ def check_data_dir(data_dir: Path, bin_dir: Path, system_id: str) -> None:
                 f"data_dir {data_dir}: found system identifier {identifier}, expected {system_id}: "
                 "it belongs to another cluster; name the right data_dir, or move it away"
             )
+
+
+async def check_configuration(bin_dir: Path, parameters: Mapping[str, Value]) -> None:
+    """Raise Refused for what this PostgreSQL would not start with: unknown parameters, values that
+    they cannot have. Asks its own parser; says nothing where that cannot be asked."""
+    try:
+        complaint = await _parsed(bin_dir, parameters)
+    except OSError:
+        return
+    if complaint:
+        raise Refused(f"postgresql.parameters: PostgreSQL would not start: {complaint}")
+
+
+async def _parsed(bin_dir: Path, parameters: Mapping[str, Value]) -> str:
+    """What its parser complains of; empty if it takes them, or has not answered in time."""
+    with tempfile.TemporaryDirectory(prefix="pgregent-check-") as folder:
+        file = Path(folder) / "postgresql.conf"
+        lines = (f"{name} = {conf_value(value)}\n" for name, value in parameters.items())
+        # A file and not arguments, which everybody on the machine could read.
+        file.write_text("".join(lines), encoding="utf-8")
+        process = await asyncio.create_subprocess_exec(
+            *(str(bin_dir / "postgres"), "-C", "port", "-D", folder, f"--config-file={file}"),
+            env=wal.tool_environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(CHECK_S):
+                _, said = await process.communicate()
+        except TimeoutError:
+            return ""
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    return _complaint(said) if process.returncode else ""
+
+
+def _complaint(said: bytes) -> str:
+    """Without the names of places that nobody knows, and without what follows from it."""
+    lines = [line.partition(": ")[2].strip() for line in said.decode(errors="replace").splitlines()]
+    found = [re.sub(r' in file "[^"]*".*$', "", line) for line in lines]
+    noise = re.compile(r"contains errors|skipping missing")
+    kept = [line for line in found if line and not noise.search(line)]
+    return "; ".join(kept[:5]) or "its parser refuses the values"

@@ -6,8 +6,9 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -63,6 +64,8 @@ class LocalServer:
         self._may_tidy = True
         self._tidying: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "files")
+        self._open_to_clients: bool | None = None
+        """What its pg_hba.conf lets in; None: an earlier agent wrote it."""
 
     async def _files(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do `work` on files in their one thread: what an effect that was overtaken still writes
@@ -203,6 +206,7 @@ class LocalServer:
 
     def _write_hba(self, *, open_to_clients: bool) -> None:
         config = self.config
+        self._open_to_clients = open_to_clients
         lines = config.pg_hba or DEFAULT_HBA
         if not open_to_clients:
             lines = render.closed_hba(lines, config.superuser.user)
@@ -303,6 +307,51 @@ class LocalServer:
         """See the port."""
         guard = self._guard.pid if self._guard and not self._guard.closed.is_set() else None
         return guard, self._observer.postmaster
+
+    # --- other parameters ----------------------------------------------------------------------
+
+    async def reconfigure(
+        self,
+        parameters: Mapping[str, str],
+        pg_hba: tuple[str, ...],
+        *,
+        use_slots: bool,
+        start_timeout: float,
+    ) -> None:
+        """Use these from now on. A server that runs reads them again; what it takes only at a
+        start waits for the next one. Raises Refused, Unavailable."""
+        self.config = replace(
+            self.config,
+            parameters=parameters,
+            pg_hba=pg_hba,
+            use_slots=use_slots,
+            start_timeout=start_timeout,
+        )
+        if self._observer.postmaster is None or not await self._observer.answers():
+            return
+        if self._open_to_clients is None:
+            async with self._observer.connection() as conn:
+                # A primary that an earlier agent started is let in by `admit`, in any case.
+                if (await sql.observe(conn, full=False)).in_recovery:
+                    self._open_to_clients = True
+        await self._files(self._rewrite)
+        guard = await self._connect_guard()
+        await guard.signal("HUP")
+
+    def _rewrite(self) -> None:
+        config = self.config
+        text = render.postgresql_conf(config.all_parameters(config.name))
+        render.write_file(config.data_dir / "postgresql.conf", text, config.owner)
+        if self._open_to_clients is not None:
+            self._write_hba(open_to_clients=self._open_to_clients)
+
+    async def pending_restart(self) -> Mapping[str, tuple[str, str]]:
+        """Parameters that wait for a start of the server that runs: name to the value in force and
+        the one in its files. Raises Unavailable."""
+        if self._observer.postmaster is None:
+            return {}
+        async with self._observer.connection() as conn:
+            return await sql.pending_restart(conn)
 
     # --- a running standby ---------------------------------------------------------------------
 

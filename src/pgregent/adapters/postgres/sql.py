@@ -407,6 +407,18 @@ async def loaded_at(conn: Connection, *, timeout: float = 1.0) -> float:
     return float((await _query(conn, query, timeout=timeout))[0]["at"])
 
 
+async def pending_restart(conn: Connection, *, timeout: float = 2.0) -> dict[str, tuple[str, str]]:
+    """The parameters that wait for a start, each with its value in force and the one in the
+    configuration files ("" where they do not name it any more)."""
+    query: LiteralString = (
+        "SELECT s.name, current_setting(s.name) AS old, coalesce((SELECT f.setting FROM "
+        "pg_file_settings f WHERE lower(f.name) = lower(s.name) ORDER BY f.seqno DESC LIMIT 1), "
+        "'') AS new FROM pg_settings s WHERE s.pending_restart ORDER BY s.name"
+    )
+    rows = await _query(conn, query, timeout=timeout)
+    return {str(row["name"]): (str(row["old"]), str(row["new"])) for row in rows}
+
+
 async def walsenders_have_reloaded(
     conn: Connection, *, patience: float = 0.5, timeout: float = 5.0
 ) -> None:

@@ -1,0 +1,23 @@
+"""All endpoints of an agent, besides the channel between agents. docs/openapi.yaml lists them."""
+
+from aiohttp import web
+
+from pgregent.api import configuration, server, status
+from pgregent.api.actions import Actions
+from pgregent.api.configuration import Stored
+from pgregent.api.node import Node
+from pgregent.api.operate import Operate
+from pgregent.api.status import Processes
+
+
+def routes(
+    node: Node, processes: Processes, stored: Stored, actions: Actions, operate: Operate
+) -> list[web.RouteDef]:
+    """What the agent's web application mounts."""
+    return [
+        *status.routes(node.state, node.scope, processes),
+        *server.routes(node),
+        *configuration.routes(stored),
+        *actions.routes(),
+        *operate.routes(),
+    ]
