@@ -10,7 +10,9 @@ LATENCY_S = 0.1
 """In each direction: 200 ms there and back."""
 
 
-class _Partition(Nemesis):
+class Partition(Nemesis):
+    """Some hosts do not hear some others."""
+
     def __init__(self, cluster: ChaosCluster, rng: random.Random, primary: str) -> None:
         super().__init__(cluster, rng, primary)
         self.undo.callback(cluster.net.mend)
@@ -20,7 +22,7 @@ class _Partition(Nemesis):
         self.cluster.net.split(one, other)
 
 
-class PrimaryIsolated(_Partition):
+class PrimaryIsolated(Partition):
     """The primary hears nobody, its clients perhaps."""
 
     name = "primary-isolated"
@@ -30,7 +32,7 @@ class PrimaryIsolated(_Partition):
         self.split([self.primary], [*self.standbys(), *self.cluster.zookeepers, *clients])
 
 
-class PrimaryWithMinority(_Partition):
+class PrimaryWithMinority(Partition):
     """The primary and less than half of the other hosts; clients hear both sides."""
 
     name = "primary-with-minority"
@@ -47,7 +49,7 @@ class PrimaryWithMinority(_Partition):
         )
 
 
-class Ring(_Partition):
+class Ring(Partition):
     """Each host hears its neighbours in a ring of nodes and ZooKeepers, and nobody else."""
 
     name = "ring"
@@ -64,7 +66,7 @@ class Ring(_Partition):
             self.cluster.net.split([host], [other for other in hosts if other not in near])
 
 
-class OneWay(_Partition):
+class OneWay(Partition):
     """The primary hears all and is heard by nobody, or the other way round."""
 
     name = "one-way"
@@ -78,7 +80,7 @@ class OneWay(_Partition):
             self.cluster.net.cut(sender, receiver)
 
 
-class DcsFromPrimary(_Partition):
+class DcsFromPrimary(Partition):
     """Only the primary does not reach the DCS."""
 
     name = "dcs-from-primary"
@@ -87,7 +89,7 @@ class DcsFromPrimary(_Partition):
         self.split([self.primary], self.cluster.zookeepers)
 
 
-class StandbysFromPrimary(_Partition):
+class StandbysFromPrimary(Partition):
     """The primary reaches the DCS and its clients, and no standby."""
 
     name = "standbys-from-primary"
@@ -96,7 +98,7 @@ class StandbysFromPrimary(_Partition):
         self.split([self.primary], self.standbys())
 
 
-class PacketLoss(_Partition):
+class PacketLoss(Partition):
     """30 % of all packets to and from a node are lost."""
 
     name = "packet-loss"
