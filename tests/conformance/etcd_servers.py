@@ -5,8 +5,10 @@ import atexit
 import base64
 import ctypes
 import json
+import random
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -20,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.zookeeper_servers import PR_SET_PDEATHSIG, Relay, free_port
+from tests.conformance.zookeeper_servers import PR_SET_PDEATHSIG, Relay
 
 START_S = 30.0
 _libc = ctypes.CDLL(None)
@@ -30,6 +32,14 @@ def skip_if_missing() -> None:
     """Skip the test where etcd cannot run."""
     if shutil.which("etcd") is None:
         pytest.skip("etcd is not installed: apt-get install etcd-server")
+
+
+def server_port() -> int:
+    """Return a free port that no connection takes for its own end until a server has it."""
+    while True:
+        with suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", random.randint(20000, 32000)))
+            return int(sock.getsockname()[1])
 
 
 class EtcdServer:
@@ -45,13 +55,13 @@ class EtcdServer:
     ) -> None:
         self.folder = folder
         self.name = folder.name
-        self.port = free_port()
+        self.port = server_port()
         self.host = f"127.0.0.1:{self.port}"
         self._context = context
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir()
         self.url = f"{'https' if context else 'http'}://{self.host}"
-        peer = f"http://127.0.0.1:{peer_port or free_port()}"
+        peer = f"http://127.0.0.1:{peer_port or server_port()}"
         self._options = {
             "name": self.name,
             "data-dir": "data",
@@ -272,7 +282,7 @@ def _sender(head: bytes) -> int:
 async def ensemble(count: int = 3) -> AsyncGenerator[tuple[list[EtcdServer], Peers]]:
     """Members that form one cluster, with a leader."""
     skip_if_missing()
-    peers, real = Peers(), {str(i): free_port() for i in range(1, count + 1)}
+    peers, real = Peers(), {str(i): server_port() for i in range(1, count + 1)}
     listeners = [await peers.add(name, port) for name, port in real.items()]
     urls = {name: f"http://127.0.0.1:{port}" for name, port in peers.ports.items()}
     cluster = ",".join(f"{name}={url}" for name, url in urls.items())

@@ -72,6 +72,28 @@ async def once_available(read: Callable[[], Awaitable[object]]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def shown(dcs: EtcdDcs) -> bytes:
+    """Return the key's value, as soon as it can be read: members may elect a leader meanwhile."""
+    found: list[bytes] = []
+
+    async def read() -> None:
+        found.append((await dcs.read(PREFIX))[KEY].value)
+
+    await once_available(read)
+    return found[0]
+
+
+async def settle(dcs: EtcdDcs, value: bytes) -> None:
+    """Succeed with a CAS, which settles the earlier ones."""
+
+    async def write() -> None:
+        version = (await dcs.read(PREFIX))[KEY].version
+        if not isinstance(await dcs.cas(KEY, version, value), CasDone):
+            raise Unavailable("dcs", "not settled")
+
+    await once_available(write)
+
+
 async def until(condition: Callable[[], bool], timeout_s: float = 25.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110
@@ -97,6 +119,30 @@ async def bounded_without_blocking(seconds: float = CALL_BOUND_S) -> AsyncGenera
     beating.cancel()
     assert took <= seconds
     assert longest < 0.3
+
+
+# --- faults ---
+
+
+Strike = Callable[[EtcdServer, list[EtcdServer], Peers], AbstractContextManager[None]]
+
+
+@contextmanager
+def killed(leader: EtcdServer, others: list[EtcdServer], peers: Peers) -> Generator[None]:
+    leader.kill()
+    yield
+
+
+@contextmanager
+def frozen(leader: EtcdServer, others: list[EtcdServer], peers: Peers) -> Generator[None]:
+    with leader.frozen():
+        yield
+
+
+@contextmanager
+def parted(leader: EtcdServer, others: list[EtcdServer], peers: Peers) -> Generator[None]:
+    peers.part(leader.name, [server.name for server in others])
+    yield
 
 
 # --- away and back ---
@@ -424,20 +470,20 @@ async def test_what_a_watch_needs_cannot_be_compacted(server: EtcdServer) -> Non
             last = put(server, KEY, b"2")
         server.ask("kv/compaction", {"revision": str(last), "physical": True})
         await next_of(changes)
-        version = (await dcs.read(PREFIX))[KEY].version
-        await must(dcs, KEY, version, b"3")
+        await settle(dcs, b"3")
         await next_of(changes)
 
 
-async def test_frozen_member_is_noticed_by_a_watch_alone() -> None:
+@pytest.mark.parametrize("struck", [killed, frozen])
+async def test_lost_member_is_noticed_by_a_watch_alone(struck: Strike) -> None:
     async with (
-        etcd_servers.ensemble() as (servers, _),
+        etcd_servers.ensemble() as (servers, peers),
         client(*(server.host for server in servers)) as dcs,
     ):
         changes = dcs.watch(PREFIX)
         await next_of(changes)
         used = used_by(dcs, servers)
-        with used.frozen():
+        with struck(used, [], peers):
             await next_of(changes, SILENCE_BOUND_S)
             other = used_by(dcs, servers)
             assert other is not used
@@ -609,30 +655,9 @@ async def test_outcomes_are_true_whatever_happens_to_the_leader(
             await assert_told_the_truth(writers, servers[0])
 
 
-@contextmanager
-def killed(leader: EtcdServer, others: list[EtcdServer], peers: Peers) -> Generator[None]:
-    leader.kill()
-    yield
-
-
-@contextmanager
-def frozen(leader: EtcdServer, others: list[EtcdServer], peers: Peers) -> Generator[None]:
-    with leader.frozen():
-        yield
-
-
-@contextmanager
-def parted(leader: EtcdServer, others: list[EtcdServer], peers: Peers) -> Generator[None]:
-    peers.part(leader.name, [server.name for server in others])
-    yield
-
-
 @pytest.mark.parametrize("struck", [killed, frozen, parted])
 @pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "not stored"])
-async def test_leader_struck_in_the_middle_of_a_cas(
-    struck: Callable[[EtcdServer, list[EtcdServer], Peers], AbstractContextManager[None]],
-    is_stored: bool,
-) -> None:
+async def test_leader_struck_in_the_middle_of_a_cas(struck: Strike, is_stored: bool) -> None:
     async with etcd_servers.ensemble() as (servers, peers):
         leader = await leader_of(servers)
         others = [server for server in servers if server is not leader]
@@ -651,13 +676,11 @@ async def test_leader_struck_in_the_middle_of_a_cas(
             with struck(leader, others, peers):
                 async with bounded_without_blocking():
                     assert isinstance(await writing, CasUnknown)
-                await once_available(lambda: other.read(PREFIX))
-                found = (await other.read(PREFIX))[KEY]
-                assert found.value == (b"new" if is_stored else b"old")
-                await must(other, KEY, found.version, b"settled")
+                assert await shown(other) == (b"new" if is_stored else b"old")
+                await settle(other, b"settled")
             relay.release()
             peers.join()
-            assert (await other.read(PREFIX))[KEY].value == b"settled"
+            assert await shown(other) == b"settled"
 
 
 async def test_leader_cut_off_in_the_middle_of_a_cas() -> None:
@@ -674,11 +697,10 @@ async def test_leader_cut_off_in_the_middle_of_a_cas() -> None:
             for _ in range(5):
                 with pytest.raises(Unavailable):
                     await dcs.cas(KEY, version, b"never")
-            await once_available(lambda: other.read(PREFIX))
-            await must(other, KEY, version, b"mine")
+            assert await shown(other) == b"x"
+            await settle(other, b"mine")
             peers.join()
-            await once_available(lambda: dcs.read(PREFIX))
-            assert (await dcs.read(PREFIX))[KEY].value == b"mine"
+            assert await shown(dcs) == b"mine"
 
 
 async def test_member_cut_off_from_the_majority_answers_no_read() -> None:

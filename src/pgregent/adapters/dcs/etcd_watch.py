@@ -84,6 +84,11 @@ class Watcher:
 
     async def _listen(self, link: Link) -> str:
         """Listen to one stream; returns why it is of no use any more."""
+        try:
+            # Renews the token, which a stream cannot, and leaves a member that is gone.
+            await self._newest(link)
+        except (Unavailable, Declined, Unsure) as error:
+            return str(error)
         body = "\n".join(json.dumps({"create_request": range_}) for range_ in self._ranges)
         created = 0
         try:
