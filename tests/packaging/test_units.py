@@ -1,4 +1,4 @@
-"""systemd's own judgement of deploy/systemd. tests/cluster/test_production.py runs the units."""
+"""systemd's own judgement of deploy/systemd."""
 
 import shutil
 import subprocess

@@ -11,7 +11,7 @@ from tests.sim.pool import cores, play_on_all_cores
 from tests.sim.tally import Tally
 
 SECONDS = float(os.environ.get("SIM_SECONDS", "240"))
-LAST = int(os.environ.get("SIM_LAST", "4000"))
+LAST = int(os.environ.get("SIM_LAST", "2500"))
 
 
 def test_nothing_is_lost_and_everything_heals(capsys: pytest.CaptureFixture[str]) -> None:
