@@ -3,8 +3,8 @@
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from pgregent.adapters.dcs.address import address
 from pgregent.adapters.dcs.tls import client_context
 from pgregent.core.errors import Refused
 
@@ -43,18 +43,8 @@ def urls(options: EtcdOptions) -> tuple[str, ...]:
         raise Refused(f"etcd3.protocol: found {options.protocol!r}, expected http or https")
     if not options.hosts:
         raise Refused("etcd3.hosts: found nothing, expected at least one host:port")
-    return tuple(f"{options.protocol}://{_address(host.strip())}" for host in options.hosts)
-
-
-def _address(found: str) -> str:
-    try:
-        parts = urlsplit(f"//{found}")
-        host, port = parts.hostname, parts.port or PORT
-    except ValueError:
-        host, port, parts = None, PORT, None
-    if not host or not parts or parts.path or parts.username or any(c in found for c in " ,?#"):
-        raise Refused(f"etcd3.hosts: found {found!r}, expected host:port, such as etcd1:{PORT}")
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    hosts = (address("etcd3.hosts", host.strip(), PORT, "etcd1") for host in options.hosts)
+    return tuple(f"{options.protocol}://{host}" for host in hosts)
 
 
 def login(options: EtcdOptions) -> Login | None:

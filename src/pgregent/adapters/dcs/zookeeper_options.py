@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from kazoo.security import ACL, Id, Permissions  # pyright: ignore[reportMissingTypeStubs]
 
+from pgregent.adapters.dcs.address import address
 from pgregent.adapters.dcs.zookeeper_sasl import Login
 from pgregent.core.errors import Refused
 
@@ -46,18 +46,8 @@ def servers(options: ZookeeperOptions) -> tuple[str, ...]:
     """Return every host as kazoo wants it. Raises Refused."""
     if not options.hosts:
         raise Refused("zookeeper.hosts: found nothing, expected at least one host:port")
-    return tuple(_server(host.strip()) for host in options.hosts)
-
-
-def _server(found: str) -> str:
-    try:
-        parts = urlsplit(f"//{found}")
-        host, port = parts.hostname, parts.port or PORT
-    except ValueError:
-        host, port, parts = None, PORT, None
-    if not host or not parts or parts.path or parts.username or any(c in found for c in " ,?#"):
-        raise Refused(f"zookeeper.hosts: found {found!r}, expected host:port, such as zoo:{PORT}")
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    hosts = (host.strip() for host in options.hosts)
+    return tuple(address("zookeeper.hosts", host, PORT, "zoo") for host in hosts)
 
 
 def acl(options: ZookeeperOptions) -> list[Any] | None:
