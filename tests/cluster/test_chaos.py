@@ -22,6 +22,7 @@ from tests.cluster.chaos.leftovers import what_is_missing
 from tests.cluster.chaos.rounds import Round, longest_silence
 from tests.cluster.checkers import Attempt
 from tests.cluster.processes import alive, wait_for
+from tests.sim.tally import core_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "240"))
@@ -268,17 +269,22 @@ def test_an_agent_dies_at_its_point_once(tmp_path: Path) -> None:
 def test_the_tally_counts_the_rounds_of_one_core(tmp_path: Path) -> None:
     path, page = tmp_path / "proof" / "chaos.json", tmp_path / "proof.md"
     page.write_text("before\n<!-- chaos -->\nold\n<!-- end of chaos -->\nafter\n")
-    core = tally.hash_of_core()
-    first = Round(["kill-node"], "bank", outages={"entry": 0.25, "gate": 0.5}, acknowledged=7)
-    second = Round(["kill-node", "ring"], "bank", outages={"entry": 1.5}, violations=["lost"])
+    core = core_hash()
+    outages = {"entry": 0.25, "gate": 0.5}
+    first = Round(["kill-node"], "bank", "zookeeper", outages=outages, acknowledged=7)
+    outages = {"entry": 1.5}
+    second = Round(["kill-node", "ring"], "bank", "etcd", outages=outages, violations=["lost"])
     assert tally.add(first, core, path)
     assert tally.add(second, core, path)
     assert not tally.add(second, "another", path)
+    # As in rounds from before there was a choice.
+    path.write_text(path.read_text().replace('"dcs": "zookeeper", ', ""))
     tally.report(page, path)
     text = page.read_text()
     assert "| kill-node | 2 | 1 | 1.00 | 1.50 | 1.50 |" in text
     assert "| ring | 1 | 1 | 1.50 |" in text
     assert "| **all rounds** | 2 | 1 |" in text and "| 7 | 0 | 1 |" in text
+    assert "\nDCS: etcd 1, zookeeper 1.\n" in text
     assert "old" not in text and text.startswith("before") and text.endswith("after\n")
     path.write_text(path.read_text().replace(core, "another"))
     tally.report(page, path)

@@ -1,6 +1,7 @@
 """Real faults by the hundred, on clusters in network namespaces.
 
 python -m tests.cluster.chaos --rounds 20 [--seed S] [--nemesis NAME[,NAME]] [--nodes 3|5]
+    [--dcs zookeeper|etcd]
 """
 
 import argparse
@@ -16,10 +17,12 @@ from pathlib import Path
 from tests.cluster import servers
 from tests.cluster.chaos import tally
 from tests.cluster.chaos.clients import NONE
+from tests.cluster.chaos.dcs import DCS
 from tests.cluster.chaos.leftovers import remove_leftovers, what_is_missing
 from tests.cluster.chaos.rounds import Round
 from tests.cluster.chaos.run import NEMESES, PAIRS, Run, say
 from tests.cluster.workloads import WORKLOADS
+from tests.sim.tally import core_hash
 
 SKIPPED = 77
 """The exit code where this machine cannot do it."""
@@ -31,6 +34,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None, help="default: a new one")
     parser.add_argument("--nemesis", default="", help="only these, by their names")
     parser.add_argument("--nodes", type=int, choices=(3, 5), help="default: either")
+    parser.add_argument("--dcs", choices=DCS, help="default: either")
     parser.add_argument("--alone", action="store_true", help="never two nemeses at once")
     parser.add_argument("--workload", choices=(*WORKLOADS, NONE), help="none: inserts only")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds")
@@ -54,7 +58,7 @@ async def _interruptible(run: Run, bin_dir: Path) -> None:
 
 def recorder() -> Callable[[Round], None]:
     """Return what adds a round to the tally of the core as it is now."""
-    core = tally.hash_of_core()
+    core = core_hash()
 
     def record(played: Round) -> None:
         if not tally.add(played, core):
@@ -80,6 +84,7 @@ def main() -> int:
         rounds=found.rounds,
         limit_s=found.limit,
         nodes=found.nodes,
+        dcs=found.dcs,
         only=found.only,
         pairs=0.0 if found.alone else PAIRS,
         workload=found.workload,

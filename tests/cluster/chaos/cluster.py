@@ -1,11 +1,10 @@
-"""A cluster as on machines of its own: nodes, ZooKeeper and clients on hosts of one network.
+"""A cluster as on machines of its own: nodes, DCS servers and clients on hosts of one network.
 
 This process and all clients are on the host `client`, beside HAProxy and the gate.
 """
 
 import asyncio
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from pgregent.cli.cluster_dir import ClusterDir, Node, Server, save_cluster, write_file
 from pgregent.cli.statuses import Statuses, fetch_statuses
 from tests.cluster.chaos import net
+from tests.cluster.chaos.dcs import DCS
 from tests.cluster.chaos.disks import Disk, make_base, remove_base, thaw_below
 from tests.cluster.chaos.services import Service, Services
 from tests.cluster.chaos.settings import (
@@ -27,15 +27,13 @@ from tests.cluster.chaos.settings import (
     REPLICATION_PASSWORD,
     REST_PORT,
     SCOPE,
-    ZOOKEEPER_PORT,
     Settings,
     agent_yaml,
 )
 from tests.cluster.command import COMMAND, Finished, run_cli
 from tests.cluster.nodes import Member, NodeProcesses, Nodes
 from tests.cluster.plain import own
-from tests.cluster.processes import alive, command_line, wait_for
-from tests.conformance.zookeeper_servers import JAR, JARS, JAVA_OPTIONS, MAIN
+from tests.cluster.processes import alive, command_line
 
 CLIENT = "client"
 GATE = "gate"
@@ -59,7 +57,8 @@ class ChaosCluster(Nodes):
         self.net = net.Net()
         self.services = Services()
         self.disks: dict[str, Disk] = {}
-        self.zookeepers = [f"z{number}" for number in range(1, settings.zookeepers + 1)]
+        self._dcs = DCS[settings.dcs]
+        self.dcs_servers = [f"dcs{number}" for number in range(1, settings.dcs_servers + 1)]
         self.names = [f"n{number}" for number in range(1, settings.nodes + 1)]
         self.dsn = self._entry(HAPROXY)
 
@@ -85,12 +84,12 @@ class ChaosCluster(Nodes):
         """Start everything; wait_redundant() says when clients can write."""
         self.net.__enter__()
         net.enter(self.net.add(CLIENT, 100))
-        for number, name in enumerate(self.zookeepers):
+        for number, name in enumerate(self.dcs_servers):
             self.net.add(name, 31 + number)
         for number, name in enumerate(self.names):
             self._make_node(name, 11 + number)
-        for name in self.zookeepers:
-            self.services.add(name, self._zookeeper(name))
+        for name in self.dcs_servers:
+            self.services.add(name, self._dcs_server(name))
         for name in self.names:
             self._write_file(name)
             self.services.add(name, self._agent(name))
@@ -115,7 +114,7 @@ class ChaosCluster(Nodes):
             self.settings,
             name=name,
             nodes={n: m.host for n, m in self.members.items()},
-            zookeepers=[self.net.hosts[z].address for z in self.zookeepers],
+            dcs_servers=[self.net.hosts[server].address for server in self.dcs_servers],
             place=self.disks[name].place,
             bin_dir=self.bin_dir,
         )
@@ -128,28 +127,10 @@ class ChaosCluster(Nodes):
         command = [sys.executable, str(_AGENT), "agent", str(self._file(name))]
         return self._service(name, name, command, CHAOS_DIR=str(self.base), CHAOS_NODE=name)
 
-    def _zookeeper(self, name: str) -> Service:
-        folder = self.base / name
-        (folder / "data").mkdir(parents=True)
-        lines: dict[str, object] = {
-            "tickTime": 500,
-            "initLimit": 20,
-            "syncLimit": 6,
-            "maxSessionTimeout": 60000,
-            "dataDir": folder / "data",
-            "4lw.commands.whitelist": "srvr",
-            "maxClientCnxns": 0,
-            "clientPort": ZOOKEEPER_PORT,
-            "clientPortAddress": self.net.hosts[name].address,
-        }
-        if len(self.zookeepers) > 1:
-            (folder / "data" / "myid").write_text(f"{self.zookeepers.index(name) + 1}\n")
-            addresses = [self.net.hosts[z].address for z in self.zookeepers]
-            lines |= {f"server.{i}": f"{a}:2888:3888" for i, a in enumerate(addresses, 1)}
-        (folder / "zoo.cfg").write_text("".join(f"{k}={v}\n" for k, v in lines.items()))
-        class_path = f"{JAR}:{JARS}/netty-codec.jar:{JARS}/netty-resolver.jar"
-        command = ["java", *JAVA_OPTIONS, "-cp", class_path, MAIN, str(folder / "zoo.cfg")]
-        return self._service(name, name, command)
+    def _dcs_server(self, name: str) -> Service:
+        addresses = [self.net.hosts[server].address for server in self.dcs_servers]
+        number = self.dcs_servers.index(name)
+        return self._service(name, name, self._dcs.command(self.base / name, number, addresses))
 
     def _start_haproxy(self) -> None:
         files = [str(self._file(name)) for name in self.names]
@@ -221,18 +202,9 @@ class ChaosCluster(Nodes):
         """Return the files that tell what happened."""
         return [*sorted(self.base.glob("*.log")), *sorted(self.base.glob("nodes/*/log/*"))]
 
-    def zookeeper_mode(self, name: str) -> str | None:
-        """Return standalone, leader or follower; None while it does not serve."""
-        address = (self.net.hosts[name].address, ZOOKEEPER_PORT)
-        with suppress(OSError), socket.create_connection(address, 0.5) as sock:
-            sock.sendall(b"srvr")
-            answer = b""
-            while chunk := sock.recv(4096):
-                answer += chunk
-            for line in answer.decode().splitlines():
-                if line.startswith("Mode: "):
-                    return line.removeprefix("Mode: ")
-        return None
+    def dcs_leaders(self) -> list[str]:
+        """Return the DCS server that leads, if one says so; more than one while they are apart."""
+        return [name for name in self.dcs_servers if self._dcs.leads(self.net.hosts[name].address)]
 
     # --- health --------------------------------------------------------------------------------
 
@@ -280,10 +252,6 @@ class ChaosCluster(Nodes):
                 return str(best["primary"])
             await asyncio.sleep(0.2)
         raise AssertionError(f"not whole within {timeout:g} s: {why}")
-
-    def wait_answers(self, name: str, timeout: float) -> None:
-        """Wait until a ZooKeeper serves."""
-        wait_for(f"{name} serves", lambda: self.zookeeper_mode(name), timeout=timeout)
 
 
 _NAT = """\

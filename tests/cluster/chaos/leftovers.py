@@ -21,6 +21,7 @@ TOOLS = {
     "sysctl": "procps",
     "haproxy": "haproxy",
     "java": "zookeeper",
+    "etcd": "etcd-server",
 }
 """What a run needs, and Debian's package of it."""
 

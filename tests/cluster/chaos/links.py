@@ -29,7 +29,7 @@ class PrimaryIsolated(Partition):
 
     def strike(self) -> None:
         clients = [CLIENT] if self.rng.random() < 0.5 else []
-        self.split([self.primary], [*self.standbys(), *self.cluster.zookeepers, *clients])
+        self.split([self.primary], [*self.standbys(), *self.cluster.dcs_servers, *clients])
 
 
 class PrimaryWithMinority(Partition):
@@ -38,26 +38,26 @@ class PrimaryWithMinority(Partition):
     name = "primary-with-minority"
 
     def strike(self) -> None:
-        others, zookeepers = self.standbys(), [*self.cluster.zookeepers]
+        others, servers = self.standbys(), [*self.cluster.dcs_servers]
         self.rng.shuffle(others)
-        self.rng.shuffle(zookeepers)
+        self.rng.shuffle(servers)
         with_it = (len(others) - 1) // 2
-        zookeepers_with_it = (len(zookeepers) - 1) // 2
+        servers_with_it = (len(servers) - 1) // 2
         self.split(
-            [self.primary, *others[:with_it], *zookeepers[:zookeepers_with_it]],
-            [*others[with_it:], *zookeepers[zookeepers_with_it:]],
+            [self.primary, *others[:with_it], *servers[:servers_with_it]],
+            [*others[with_it:], *servers[servers_with_it:]],
         )
 
 
 class Ring(Partition):
-    """Each host hears its neighbours in a ring of nodes and ZooKeepers, and nobody else."""
+    """Each host hears its neighbours in a ring of nodes and DCS servers, and nobody else."""
 
     name = "ring"
     allowance_s = DCS_START_S
-    """The ZooKeepers may have no leader meanwhile."""
+    """The DCS may have no leader meanwhile."""
 
     def strike(self) -> None:
-        hosts = [*self.cluster.names, *self.cluster.zookeepers]
+        hosts = [*self.cluster.names, *self.cluster.dcs_servers]
         self.rng.shuffle(hosts)
         self.told = f"{self.name}: {' '.join(hosts)}"
         count = len(hosts)
@@ -72,7 +72,7 @@ class OneWay(Partition):
     name = "one-way"
 
     def strike(self) -> None:
-        others = [*self.standbys(), *self.cluster.zookeepers]
+        others = [*self.standbys(), *self.cluster.dcs_servers]
         deaf = self.rng.random() < 0.5
         self.told = f"{self.name}: {self.primary} {'hears' if deaf else 'is heard by'} nobody"
         for other in others:
@@ -86,7 +86,7 @@ class DcsFromPrimary(Partition):
     name = "dcs-from-primary"
 
     def strike(self) -> None:
-        self.split([self.primary], self.cluster.zookeepers)
+        self.split([self.primary], self.cluster.dcs_servers)
 
 
 class StandbysFromPrimary(Partition):

@@ -61,11 +61,10 @@ class _Dcs(Nemesis):
     allowance_s = DCS_START_S
 
     def leader(self) -> str:
-        modes = {name: self.cluster.zookeeper_mode(name) for name in self.cluster.zookeepers}
-        leaders = [name for name, mode in modes.items() if mode in ("leader", "standalone")]
+        servers = self.cluster.dcs_servers
         # Under another fault there may be none.
-        leader = leaders[0] if leaders else self.rng.choice(self.cluster.zookeepers)
-        self.told = f"{self.name}: {leader} of {len(modes)}"
+        leader = (self.cluster.dcs_leaders() or [self.rng.choice(servers)])[0]
+        self.told = f"{self.name}: {leader} of {len(servers)}"
         return leader
 
 

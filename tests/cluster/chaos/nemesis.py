@@ -16,7 +16,7 @@ AGENT_START_S = 5.0
 Python, and crash recovery."""
 
 DCS_START_S = 6.0
-"""A ZooKeeper starts, an ensemble elects its leader, and agents connect again."""
+"""A DCS server starts, three elect their leader, and agents connect again."""
 
 
 class Nemesis(ABC):

@@ -31,6 +31,7 @@ class Round:
 
     nemeses: list[str]
     workload: str
+    dcs: str
     told: str = ""
     point: str = ""
     outages: dict[str, float] = field(default_factory=dict[str, float])
@@ -62,7 +63,7 @@ class Player:
 
     async def play(self, kinds: list[type[Nemesis]], workload: str) -> Round:
         """Play one round. Raises AssertionError where the cluster does not come back."""
-        found = Round([kind.name for kind in kinds], workload)
+        found = Round([kind.name for kind in kinds], workload, self.cluster.settings.dcs)
         primary = await self.cluster.wait_redundant(REDUNDANT_WITHIN_S)
         await self._make_table()
         writers = Writers(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.cluster.chaos.cluster import ChaosCluster
 from tests.cluster.chaos.links import LINKS
-from tests.cluster.chaos.machines import MACHINES
+from tests.cluster.chaos.machines import MACHINES, DiskFrozen
 from tests.cluster.chaos.nemesis import SIGNALS, Nemesis
 from tests.cluster.chaos.rounds import Player, Round
 from tests.cluster.chaos.settings import drawn
@@ -33,6 +33,7 @@ class Run:
     rounds: int
     limit_s: float
     nodes: int | None
+    dcs: str | None
     only: list[str]
     pairs: float
     workload: str | None
@@ -62,7 +63,8 @@ class Run:
         if self._rng.random() < self.pairs and len(self.only) != 1:
             other = next(self._deck)
             kinds += [other] if other is not kinds[0] else []
-        return kinds
+        # A disk that is frozen cannot be filled.
+        return sorted(kinds, key=lambda kind: kind is DiskFrozen)
 
     def over(self) -> bool:
         """Whether all rounds were played, or the time is up."""
@@ -71,7 +73,7 @@ class Run:
     async def play(self, bin_dir: Path) -> None:
         """Play all rounds, on one cluster after the other."""
         while not self.over():
-            settings = drawn(self._rng, self.nodes)
+            settings = drawn(self._rng, self.nodes, self.dcs)
             say(f"new cluster: {settings}")
             cluster = ChaosCluster(bin_dir, settings)
             try:
@@ -97,7 +99,7 @@ class Run:
             try:
                 found = await player.play(kinds, workload)
             except (AssertionError, OSError, TimeoutError) as error:
-                found = Round([kind.name for kind in kinds], workload)
+                found = Round([kind.name for kind in kinds], workload, player.cluster.settings.dcs)
                 found.violations.append(f"{type(error).__name__}: {error}")
                 say(traceback.format_exc())
             self.played.append(found)

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
+from tests.cluster.chaos.dcs import DCS
+
 PASSWORD = "chaos"
 REPLICATION_PASSWORD = "rep-chaos"
 SCOPE = "chaos"
 PORT = 5432
 REST_PORT = 8008
-ZOOKEEPER_PORT = 2181
 HOLD_S = 15.0
 _SUBNET = "192.0.2.0/24"
 
@@ -23,7 +24,8 @@ class Settings:
     """How many of what, and the settings that are worth varying."""
 
     nodes: int = 3
-    zookeepers: int = 1
+    dcs: str = "zookeeper"
+    dcs_servers: int = 1
     count: int = 1
     """synchronous_node_count"""
     strict: bool = False
@@ -32,13 +34,14 @@ class Settings:
     use_pg_rewind: bool = True
 
 
-def drawn(rng: random.Random, nodes: int | None = None) -> Settings:
-    """Return settings drawn at random; `nodes` fixes their number."""
+def drawn(rng: random.Random, nodes: int | None = None, dcs: str | None = None) -> Settings:
+    """Return settings drawn at random, but for the number of nodes and the DCS that are given."""
     nodes = nodes or rng.choice((3, 3, 5))
     return Settings(
         nodes=nodes,
         count=rng.choice((2, 2, 2, 1)) if nodes == 5 else 1,
-        zookeepers=rng.choice((1, 3)),
+        dcs=dcs or rng.choice(("zookeeper", "zookeeper", "etcd")),
+        dcs_servers=rng.choice((1, 3)),
         strict=rng.random() < 0.3,
         suspect_after=rng.choice((0.5, 1.0, 1.0, 2.0)),
         standby_grace=rng.choice((1.0, 5.0, 60.0)),
@@ -51,12 +54,12 @@ def agent_yaml(
     *,
     name: str,
     nodes: Mapping[str, str],
-    zookeepers: Sequence[str],
+    dcs_servers: Sequence[str],
     place: Path,
     bin_dir: Path,
 ) -> str:
-    """Return the file of one node; `nodes` and `zookeepers` are addresses, `place` its disk."""
-    address = nodes[name]
+    """Return the file of one node; `nodes` and `dcs_servers` are addresses, `place` its disk."""
+    address, dcs = nodes[name], DCS[settings.dcs]
 
     def listening(port: int) -> dict[str, str]:
         return {"listen": f"{address}:{port}", "connect_address": f"{address}:{port}"}
@@ -65,7 +68,7 @@ def agent_yaml(
         "scope": SCOPE,
         "name": name,
         "restapi": listening(REST_PORT),
-        "zookeeper": {"hosts": [f"{zookeeper}:{ZOOKEEPER_PORT}" for zookeeper in zookeepers]},
+        dcs.section: {"hosts": [f"{server}:{dcs.port}" for server in dcs_servers]},
         "bootstrap": {"dcs": _dynamic(settings)},
         "postgresql": {
             **listening(PORT),

@@ -1,6 +1,5 @@
 """The tally of all rounds: docs/proof/chaos.json, and its table in docs/proof.md."""
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -9,21 +8,12 @@ from typing import Any
 
 from tests.cluster.chaos.rounds import Round
 from tests.cluster.checkers import median, percentile
+from tests.sim.tally import core_hash
 
 ROOT = Path(__file__).resolve().parents[3]
-CORE = ROOT / "src" / "pgregent" / "core"
 TALLY = ROOT / "docs" / "proof" / "chaos.json"
 PAGE = ROOT / "docs" / "proof.md"
 _BEGIN, _END = "<!-- chaos -->", "<!-- end of chaos -->"
-
-
-def hash_of_core() -> str:
-    """Return what tells one core from another: a hash of all its files."""
-    found = hashlib.sha256()
-    for path in sorted(CORE.rglob("*.py")):
-        found.update(f"{path.relative_to(CORE)}\n".encode())
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
 
 
 def read(core: str, path: Path = TALLY) -> dict[str, Any]:
@@ -37,7 +27,7 @@ def read(core: str, path: Path = TALLY) -> dict[str, Any]:
 
 def add(played: Round, core: str, path: Path = TALLY) -> bool:
     """Append a round that was begun on `core`; False, and nothing, if that has changed since."""
-    if hash_of_core() != core:
+    if core_hash() != core:
         return False
     line = asdict(played)
     line["violations"] = len(played.violations)
@@ -70,6 +60,10 @@ _HEADER = (
 )
 
 
+def _counted(what: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(what.items()))
+
+
 def table(tally: dict[str, Any]) -> str:
     """Return the tally as Markdown."""
     rounds: list[dict[str, Any]] = tally["rounds"]
@@ -85,12 +79,14 @@ def table(tally: dict[str, Any]) -> str:
     lines = [_HEADER, ["---"] * len(_HEADER), *rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     points = Counter(r["point"] for r in rounds if r["point"])
-    shown = ", ".join(f"{point} {count}" for point, count in sorted(points.items()))
     used = Counter(r["workload"] for r in rounds)
+    # Rounds without it are older than the choice.
+    stores = Counter(r.get("dcs", "zookeeper") for r in rounds)
     return (
         f"Core `{tally['core']}`.\n\n{text}\n"
-        f"Agents killed at a point: {shown or 'none'}.\n\n"
-        f"Workloads: {', '.join(f'{name} {count}' for name, count in sorted(used.items()))}.\n"
+        f"Agents killed at a point: {_counted(points) or 'none'}.\n\n"
+        f"Workloads: {_counted(used)}.\n\n"
+        f"DCS: {_counted(stores)}.\n"
     )
 
 
@@ -100,4 +96,4 @@ def report(page: Path = PAGE, path: Path = TALLY) -> None:
     head, _, rest = text.partition(_BEGIN)
     _, mark, tail = rest.partition(_END)
     assert mark, f"{page} has no place for the tally: {_BEGIN} … {_END}"
-    page.write_text(f"{head}{_BEGIN}\n{table(read(hash_of_core(), path))}{mark}{tail}")
+    page.write_text(f"{head}{_BEGIN}\n{table(read(core_hash(), path))}{mark}{tail}")
