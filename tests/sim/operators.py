@@ -47,7 +47,7 @@ def leave_for_good(chaos: Chaos) -> bool:
     staying = [n for n in chaos.nodes() if n is not node and n.agent is not None]
     if len(staying) <= max(1, settings.minimum_k) or not node.leave():
         return False
-    chaos.world.call(1.0, None, _take_away, chaos, node, 20)
+    chaos.world.call(1.0, None, _take_away, chaos, node, 80)
     return True
 
 
