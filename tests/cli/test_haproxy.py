@@ -75,6 +75,45 @@ def test_files_that_do_not_fit_together(place: Path):
         assert "another" not in str(refused).replace(other, "")
 
 
+def with_tls(file: str, section: str) -> str:
+    """The file with this in its section `restapi`."""
+    path = Path(file)
+    path.write_text(path.read_text().replace("restapi: {", f"restapi: {{{section}, "))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "why"),
+    [
+        (
+            "certfile: /a.pem",
+            "allowlist: []",
+            "b-demo-rep-secret.yml: restapi.certfile: found none, but /a.pem in ",
+        ),
+        (
+            "certfile: /a.pem, keyfile_password: open, cafile: /ca.pem",
+            "certfile: /b.pem, cafile: /ca.pem, verify_client: required",
+            "a-demo-rep-secret.yml: restapi.keyfile_password: HAProxy would ask for it",
+        ),
+        (
+            "certfile: /a.pem, keyfile: /a.key, cafile: /ca.pem, verify_client: required",
+            "certfile: /b.pem",
+            "a-demo-rep-secret.yml: restapi.keyfile: found /a.key, expected /a.pem.key",
+        ),
+        (
+            "certfile: /a.pem, cafile: /c a.pem",
+            "certfile: /b.pem",
+            "restapi.cafile: found /c a.pem",
+        ),
+    ],
+)
+def test_tls_that_haproxy_cannot_use(place: Path, one: str, two: str, why: str):
+    files = [with_tls(write(place, "a"), one), with_tls(write(place, "b"), two)]
+    refused = run("config", *files).exception
+    assert isinstance(refused, Refused)
+    assert why in str(refused)
+
+
 def test_an_output_that_cannot_be_written(place: Path):
     refused = run("config", write(place, "a"), "-o", str(place / "no" / "h.cfg")).exception
     assert isinstance(refused, Refused)

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -73,6 +74,9 @@ def end(process: "subprocess.Popen[bytes]", number: signal.Signals = signal.SIGK
 class Member:
     """A stand-in for PostgreSQL and its agent: says its name, answers checks, publishes."""
 
+    tls: ssl.SSLContext | None = None
+    """What the agent's port is served with."""
+
     def __init__(self, name: str, port: int, api_port: int, start: float) -> None:
         self.name, self.port, self.api_port = name, port, api_port
         self.answers = {"primary": 503, "replica": 503, "liveness": 200}
@@ -107,7 +111,10 @@ class Member:
         app.add_routes([*self.channel.routes(), web.route("OPTIONS", "/{path}", self._answer)])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self.api_port, reuse_address=True).start()
+        site = web.TCPSite(
+            self._runner, self._host, self.api_port, reuse_address=True, ssl_context=self.tls
+        )
+        await site.start()
         await self.channel.start()
         self._pulse = asyncio.create_task(self._beats())
 

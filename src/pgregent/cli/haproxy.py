@@ -74,14 +74,14 @@ def config_command(
     """Write haproxy.cfg."""
     from pgregent.adapters.entry.haproxy import Entry, render
     from pgregent.cli.cluster_dir import write_file
+    from pgregent.cli.haproxy_tls import agents_tls
     from pgregent.core.errors import Refused
 
     configs = _load(files)
-    _refuse_tls(files, configs)
     if hold is None:
         hold = _hold_timeout(files, configs)
     entry = Entry(port, ro_port, stats_port, check_port, socket, hold)
-    text = render(_nodes(configs), entry)
+    text = render(_nodes(configs), entry, agents_tls(files, configs))
     if output is None:
         click.echo(text, nl=False)
         return
@@ -128,6 +128,12 @@ def _load(files: tuple[str, ...]) -> list[AgentConfig]:
                 "expected a name of its own for each member"
             )
         named[config.name] = file
+        if (config.restapi.certfile is None) != (first.restapi.certfile is None):
+            raise Refused(
+                f"{file}: restapi.certfile: found {config.restapi.certfile or 'none'}, but "
+                f"{first.restapi.certfile or 'none'} in {files[0]}: expected TLS on the ports of "
+                "all agents, or of none"
+            )
         ours, theirs = (c.postgresql.authentication.replication for c in (first, config))
         if ours.password != theirs.password:
             raise Refused(
@@ -135,18 +141,6 @@ def _load(files: tuple[str, ...]) -> list[AgentConfig]:
                 f"{files[0]}, expected the same for all members"
             )
     return configs
-
-
-def _refuse_tls(files: tuple[str, ...], configs: list[AgentConfig]) -> None:
-    from pgregent.core.errors import Refused
-
-    for file, config in zip(files, configs, strict=True):
-        if config.restapi.certfile is not None:
-            raise Refused(
-                f"{file}: restapi.certfile: the checks that HAProxy makes while no watch runs do "
-                "not use TLS yet: leave it out for the agents behind HAProxy, or write haproxy.cfg "
-                "yourself (option httpchk with check-ssl)"
-            )
 
 
 def _hold_timeout(files: tuple[str, ...], configs: list[AgentConfig]) -> float:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pgregent.core.errors import Refused
 
@@ -51,12 +52,22 @@ class Entry:
     hold: float = 15.0
 
 
-def render(nodes: Iterable[Node], entry: Entry) -> str:
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How agents whose port uses TLS are asked: `ca_file` has the authorities that their
+    certificates are checked against (None: they are not checked), `crt` is the certificate that
+    HAProxy shows (None: none). HAProxy compares names, not addresses."""
+
+    ca_file: str | None
+    crt: str | None = None
+
+
+def render(nodes: Iterable[Node], entry: Entry, tls: Tls | None = None) -> str:
     """The whole haproxy.cfg. Raises Refused where HAProxy would not start."""
     nodes = tuple(nodes)
     _check(nodes, entry)
     sections = [
-        _global(entry),
+        _global(entry, tls),
         _DEFAULTS,
         _stats(entry),
         _listener(PRIMARY, entry.port, entry),
@@ -67,10 +78,15 @@ def render(nodes: Iterable[Node], entry: Entry) -> str:
         *(_fallback(node) for node in nodes),
         _HOLDER,
         _checks(entry),
-        *(_agent(node) for node in nodes),
+        *(_agent(node, tls) for node in nodes),
         _TABLE,
     ]
     return "".join(sections)
+
+
+def key_of(crt: Path) -> Path:
+    """Where HAProxy looks for a private key that the certificate's file does not hold."""
+    return crt.with_suffix(".key") if crt.suffix == ".crt" else crt.with_name(f"{crt.name}.key")
 
 
 def socket_address(socket: str) -> tuple[str, int] | str:
@@ -107,12 +123,14 @@ def _check(nodes: tuple[Node, ...], entry: Entry) -> None:
                 raise Refused(f"{node.name}: found the address {host!r}, expected one host")
 
 
-def _global(entry: Entry) -> str:
+def _global(entry: Entry, tls: Tls | None) -> str:
     match socket_address(entry.socket):
         case str(path):
             socket = f"{path} mode 660 level admin"
         case (host, port):
             socket = f"{host}:{port} level admin"
+    shows_crt = tls is not None and tls.crt is not None and tls.crt.endswith(".crt")
+    key = "    ssl-load-extra-del-ext\n" * shows_crt
     # The checks need room when the listeners have none left.
     return f"""\
 # Written by `pgregent haproxy config`.
@@ -120,7 +138,7 @@ global
     maxconn {2 * CLIENTS_MAX + 500}
     stats socket {socket}
     stats timeout 30s
-
+{key}
 resolvers names
     # A member that was restarted may have a new address.
     parse-resolv-conf
@@ -219,14 +237,20 @@ def _fallback(node: Node) -> str:
 
 
 def _resolved(host: str, port: int) -> str:
+    ip = _ip(host)
+    if ip is not None:
+        return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+    if host == "localhost":
+        # No name service knows it.
+        return f"{host}:{port}"
+    return f"{host}:{port} resolvers names resolve-prefer ipv4 init-addr libc,none"
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ip = ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        if host == "localhost":
-            # No name service knows it.
-            return f"{host}:{port}"
-        return f"{host}:{port} resolvers names resolve-prefer ipv4 init-addr libc,none"
-    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+        return None
 
 
 def _checks(entry: Entry) -> str:
@@ -244,8 +268,18 @@ frontend checks from http
 """
 
 
-def _agent(node: Node) -> str:
+def _agent(node: Node, tls: Tls | None) -> str:
+    address = _resolved(node.api_host, node.api_port)
+    words = "" if tls is None else _with_tls(tls, node.api_host)
     return f"""\
 backend agent_{node.name} from agent
-    server {node.name} {_resolved(node.api_host, node.api_port)} check inter 500ms fall 6 rise 1
+    server {node.name} {address} check inter 500ms fall 6 rise 1{words}
 """
+
+
+def _with_tls(tls: Tls, host: str) -> str:
+    crt = "" if tls.crt is None else f" crt {tls.crt}"
+    if tls.ca_file is None:
+        return f" ssl verify none{crt}"
+    name = "" if _ip(host) else f" verifyhost {host}"
+    return f" ssl verify required ca-file {tls.ca_file}{name}{crt}"
