@@ -11,15 +11,15 @@ import random
 import time
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
 from pgregent.adapters.dcs import etcd_options
+from pgregent.adapters.dcs.etcd_call import Call
+from pgregent.adapters.dcs.etcd_keys import EtcdKeys
 from pgregent.adapters.dcs.etcd_link import (
     CALL_TIMEOUT_S,
     FAREWELL_S,
-    Declined,
     Link,
     Message,
     Unsure,
@@ -27,7 +27,7 @@ from pgregent.adapters.dcs.etcd_link import (
     encoded,
 )
 from pgregent.adapters.dcs.etcd_options import EtcdOptions
-from pgregent.adapters.dcs.etcd_versions import Moment, Versions
+from pgregent.adapters.dcs.etcd_versions import Versions
 from pgregent.adapters.dcs.etcd_watch import Watcher, ranges
 from pgregent.core.errors import Unavailable
 from pgregent.ports.dcs import CasConflict, CasDone, CasResult, CasUnknown, Versioned
@@ -38,22 +38,6 @@ RETRY_S = 0.2
 LOGIN_RETRY_S = 2.0
 
 log = logging.getLogger("pgregent")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call's link, its deadline in time.monotonic() seconds, and when it was made."""
-
-    link: Link
-    deadline: float
-    sent: Moment
-
-    async def ask(self, path: str, message: Message, *, once: bool = False) -> Message:
-        """Raises Unavailable and Unsure."""
-        try:
-            return await self.link.ask(path, message, self.deadline, once=once)
-        except Declined as declined:
-            raise Unavailable("dcs", str(declined)) from None
 
 
 class EtcdDcs:
@@ -150,6 +134,9 @@ class EtcdDcs:
         finally:
             watcher.stop()
             self._watchers.remove(watcher)
+
+    def patroni_keys(self, ttl: int) -> EtcdKeys:
+        return EtcdKeys(self._call, self._comparison, ttl)
 
     async def close(self) -> None:
         self._closed = True

@@ -30,8 +30,8 @@ Message = Mapping[str, Any]
 """What etcd says, in proto3's JSON: int64 as text, false, zero and empty left out."""
 
 # gRPC's codes for what etcd checks before it writes anything.
-_INVALID, _DENIED, _PRECONDITION, _UNAUTHENTICATED = 3, 7, 9, 16
-_NOT_DONE = frozenset({_INVALID, _DENIED, _PRECONDITION, _UNAUTHENTICATED})
+_INVALID, _NOT_FOUND, _DENIED, _PRECONDITION, _UNAUTHENTICATED = 3, 5, 7, 9, 16
+_NOT_DONE = frozenset({_INVALID, _NOT_FOUND, _DENIED, _PRECONDITION, _UNAUTHENTICATED})
 # Not one of them: the write that finds that there is no space is refused with it, and stored.
 _EXHAUSTED = 8
 _NO_TOKEN = (
@@ -186,6 +186,9 @@ class Link:
         except ValueError:
             answer = None
         found: Message = cast(Message, answer) if isinstance(answer, dict) else {}
+        if isinstance(found.get("result"), dict):
+            # Of what etcd answers as a stream, the first message.
+            found = found["result"]
         if status == 200 and "header" in found:
             return found
         said = str(found.get("message") or found.get("error") or "")

@@ -9,7 +9,6 @@ which conflicts. What leads to keys is not made a key by CAS, only by put.
 
 import asyncio
 import logging
-import posixpath
 import random
 import time
 import uuid
@@ -28,7 +27,16 @@ from kazoo.exceptions import (  # pyright: ignore[reportMissingTypeStubs]
 )
 
 from pgregent.adapters.dcs import zookeeper_options
-from pgregent.adapters.dcs.zookeeper_call import CALL_TIMEOUT_S, Call, Unsure, done, parts
+from pgregent.adapters.dcs.zookeeper_call import (
+    CALL_TIMEOUT_S,
+    Call,
+    Unsure,
+    creation,
+    done,
+    parents,
+    parts,
+)
+from pgregent.adapters.dcs.zookeeper_keys import ZookeeperKeys
 from pgregent.adapters.dcs.zookeeper_link import Answer, Client, Link, Request
 from pgregent.adapters.dcs.zookeeper_options import ZookeeperOptions
 from pgregent.adapters.dcs.zookeeper_versions import Known, Versions
@@ -141,6 +149,10 @@ class ZookeeperDcs:
             watcher.link = None
             self._watchers.remove(watcher)
 
+    def patroni_keys(self, ttl: int) -> ZookeeperKeys:
+        # How long a session is kept says session_timeout_s, whatever it holds.
+        return ZookeeperKeys(self._call, self._versions)
+
     async def close(self) -> None:
         self._closed = True
         self._why = "closed"
@@ -249,13 +261,13 @@ class ZookeeperDcs:
         result = await self._transact(call, key, mark, request)
         if not isinstance(result, NoNodeError):
             return result
-        parents = _parents(key)
-        answers = await self._prepare(call, *(_creation(path, None) for path in parents))
+        above = parents(key)
+        answers = await self._prepare(call, *(creation(path, None) for path in above))
         result = await self._transact(call, key, mark, request)
         if not isinstance(result, NoNodeError):
             return result
         # A refusal may also have been for one that was there.
-        for path, answer in zip(parents, answers, strict=True):
+        for path, answer in zip(above, answers, strict=True):
             if not isinstance(answer, NodeExistsError):
                 done(answer, path)
         raise Unavailable("dcs", f"{key}: somebody removes its parents")
@@ -336,19 +348,6 @@ def _children(path: str) -> Request:
 
 def _data(path: str) -> Request:
     return lambda client: client.get_async(path)
-
-
-def _creation(path: str, value: bytes | None) -> Request:
-    return lambda client: client.create_async(path, value)
-
-
-def _parents(key: str) -> list[str]:
-    """Return the paths above the key, the highest first."""
-    path, paths = posixpath.dirname(key), list[str]()
-    while path != "/":
-        paths.insert(0, path)
-        path = posixpath.dirname(path)
-    return paths
 
 
 def _path(prefix: str) -> str:

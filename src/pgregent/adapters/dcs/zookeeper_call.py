@@ -1,6 +1,7 @@
 """One call on one connection to ZooKeeper: its deadline, and what the server's answers mean."""
 
 import asyncio
+import posixpath
 import time
 from dataclasses import dataclass
 from typing import Any, cast
@@ -76,3 +77,17 @@ def done(answer: Answer, path: str) -> Any:
         case _:
             return answer
     raise Unavailable("dcs", reason)
+
+
+def creation(path: str, value: bytes | None) -> Request:
+    """Return the request that creates it."""
+    return lambda client: client.create_async(path, value)
+
+
+def parents(key: str) -> list[str]:
+    """Return the paths above the key, the highest first."""
+    path, paths = posixpath.dirname(key), list[str]()
+    while path != "/":
+        paths.insert(0, path)
+        path = posixpath.dirname(path)
+    return paths

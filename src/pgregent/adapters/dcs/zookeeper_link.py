@@ -104,6 +104,11 @@ class Link:
         """Why it could not be made, or ended."""
         return f"ZooKeeper {self.server}: {self._reason or self._why.text or 'no answer'}"
 
+    @property
+    def session(self) -> int:
+        """The session's id, once it is connected: what an ephemeral znode names as its owner."""
+        return int(self._client.client_id[0])
+
     def ask(self, request: Request) -> "asyncio.Future[Answer]":
         """Send a request after all earlier ones; the future's result may be an exception.
 
