@@ -33,6 +33,21 @@ class Authority:
         )
         return certificate, key
 
+    def revoke(self, certificate: Path) -> tuple[Path, Path]:
+        """The list of what is revoked, which is this one, as a file and as a folder."""
+        folder, config = self._place / "revoked", self._place / "revoke.cnf"
+        folder.mkdir()
+        (self._place / "index.txt").touch()
+        config.write_text(
+            "[ca]\ndefault_ca = here\n[here]\ndatabase = index.txt\n"
+            "default_md = sha256\ndefault_crl_days = 2\n"
+        )
+        own = ("-config", config.name, "-cert", self.file.name, "-keyfile", f"{self._name}.key")
+        self._run("ca", *own, "-revoke", certificate.name)
+        self._run("ca", *own, "-gencrl", "-out", "revoked/list.pem")
+        self._run("rehash", folder.name)
+        return folder / "list.pem", folder
+
     def encrypted(self, key: Path, password: str) -> Path:
         """The same key, which only this password opens."""
         new = key.with_suffix(".encrypted.key")

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from pgregent.api import server
 from pgregent.api.access import Access
+from pgregent.api.cluster import Cluster
 from pgregent.api.node import Node
 from pgregent.core.types import (
     Durable,
@@ -135,7 +136,8 @@ async def served(
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
     """The port on which the real server answers for it."""
-    ready = server.runner(server.application([*more, *server.routes(subject)], access))
+    routes = [*more, *server.routes(subject), *Cluster(subject, None).routes()]
+    ready = server.runner(server.application(routes, access))
     await ready.setup()
     try:
         await server.listen(ready, LOOPBACK, 0, tls)

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from pgregent import __version__
 from pgregent.api import access
 from pgregent.api.access import Access
 from pgregent.config.rest import RestSecurity
@@ -127,6 +128,16 @@ async def test_headers_of_every_answer() -> None:
             assert headers["X-Frame-Options"] == "DENY"
             assert headers["X-Number"] == "5"
             assert "Strict-Transport-Security" not in headers
+
+
+@pytest.mark.parametrize(
+    ("tokens", "server"), [("ProductOnly", "pgregent"), ("minimal", f"pgregent/{__version__}")]
+)
+async def test_server_tokens(tokens: str, server: str) -> None:
+    async with port(server_tokens=tokens) as at:
+        assert (await asked(at, "/patroni"))[2]["Server"] == server
+    async with port(server_tokens=tokens, http_extra_headers={"Server": "mine"}) as at:
+        assert (await asked(at, "/patroni"))[2]["Server"] == "mine"
 
 
 @pytest.mark.parametrize(("members", "may"), [([], False), (["127.0.0.1"], True)])

@@ -9,7 +9,9 @@ import yaml
 
 from pgregent.api import app
 from pgregent.api.actions import Actions
+from pgregent.api.cluster import Cluster
 from pgregent.api.operate import Operate
+from pgregent.api.signed_config import SignedConfig
 from pgregent.ports.dcs import CasDone, CasResult
 from tests.api.members import node, primary
 
@@ -23,11 +25,21 @@ class Nothing:
 
     document: dict[str, Any] = {}  # noqa: RUF012
 
+    async def read(self) -> tuple[dict[str, Any], int]:
+        return {}, 1
+
     async def patch(self, changes: Mapping[str, Any]) -> CasResult:
+        return CasDone(1)
+
+    async def exchange(self, version: int, document: Mapping[str, Any]) -> CasResult:
         return CasDone(1)
 
     async def replace(self, document: Mapping[str, Any]) -> None:
         pass
+
+
+async def reload() -> list[str]:
+    return []
 
 
 async def ask(api_url: str, asked: object) -> None:
@@ -55,6 +67,8 @@ def test_its_operations_are_those_of_the_agent(document: Any) -> None:
         Nothing(),
         Actions(state, lambda _: None, ask, lambda: None),
         Operate(state, b"key", lambda _: None),
+        signed_config=SignedConfig(b"key", Nothing(), reload),
+        cluster=Cluster(node(state), None),
     )
     found = {(route.method, route.path.rstrip("/") or "/") for route in routes}
     assert {entry for entry in found if entry[0] not in TOLD_ONCE} == operations(document).keys()

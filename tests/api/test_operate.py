@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 
 from pgregent.api import body
-from pgregent.api.operate import RESTORE_DCS, SWITCHOVER, Operate
-from pgregent.api.signed import HEADER, sign
+from pgregent.api.operate import Operate
+from pgregent.api.signed import HEADER, RESTORE_DCS, SWITCHOVER, sign
 from pgregent.core.events import Event, RestoreDcs, Switchover
 from pgregent.core.view import State
 from tests.api.members import LOOPBACK, node, primary, served, standby

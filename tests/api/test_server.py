@@ -39,7 +39,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 
 def own_routes(subject: Node) -> list[web.RouteDef]:
-    return status.routes(subject.state, subject.scope, lambda: {"agent": 1})
+    return status.routes(subject, lambda: {"agent": 1})
 
 
 @pytest.mark.parametrize("subject", [node(primary()), node(standby(), mode="on")])

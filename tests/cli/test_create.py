@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pgregent.adapters.postgres.tools import service_owner
 from pgregent.cli import plan
@@ -35,8 +36,8 @@ def test_each_agent_file_is_valid_and_private(made: ClusterDir) -> None:
 
 def test_secrets_are_private_and_different(made: ClusterDir) -> None:
     assert (made.path / "secrets").stat().st_mode & 0o777 == 0o700
-    passwords = {made.secret(name) for name in ("superuser", "replication", "app")}
-    assert len(passwords) == 3
+    passwords = {made.secret(name) for name in ("superuser", "replication", "restapi", "app")}
+    assert len(passwords) == 4
     assert all(len(password) >= 32 for password in passwords)
     lines = made.secret_file("app.pgpass").read_text().splitlines()
     assert lines[0] == f"127.0.0.1:{made.entry_port}:*:app:{made.secret('app')}"
@@ -65,6 +66,28 @@ def test_a_password_that_the_databases_know_is_not_made_up(made: ClusterDir) -> 
     made.secret_file("superuser").unlink()
     with pytest.raises(Refused, match="superuser is missing"):
         complete_cluster(made)
+
+
+def test_agents_are_changed_with_the_password_only(made: ClusterDir) -> None:
+    for node in made.nodes:
+        user = load_config(made.agent_file(node.name)).restapi.authentication
+        assert user is not None
+        assert (user.username, user.password.get_secret_value()) == (
+            "admin",
+            made.secret("restapi"),
+        )
+
+
+def test_a_directory_of_before_the_password_is_resumed_as_it_is(made: ClusterDir) -> None:
+    made.secret_file("restapi").unlink()
+    (made.data_dir("n1") / "PG_VERSION").write_text("15\n")
+    file = made.agent_file("n1")
+    content = yaml.safe_load(file.read_text())
+    del content["restapi"]["authentication"]
+    file.write_text(before := yaml.safe_dump(content))
+    complete_cluster(made)
+    assert file.read_text() == before
+    assert load_config(file).restapi.authentication is None
 
 
 def test_a_moved_directory_is_refused(made: ClusterDir, place: Path) -> None:

@@ -7,17 +7,26 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import psycopg
 import pytest
 import yaml
+from aiohttp import encode_basic_auth
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.command import COMMAND, Finished, clean_environment, run_cli
 from tests.cluster.faults import kill_at_once
 from tests.cluster.plain import as_postgres, make_directory
-from tests.cluster.processes import belonging_to, command_line, environment, kill_all_of
+from tests.cluster.processes import (
+    belonging_to,
+    command_line,
+    environment,
+    kill_all_of,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +190,21 @@ def test_passwords_are_only_in_files_of_0600(cluster: Cluster) -> None:
     assert not any(secret in stderr for secret in secrets)
 
 
+async def test_who_reaches_127_0_0_1_changes_nothing_without_the_password(
+    cluster: Cluster,
+) -> None:
+    url = f"{cluster.members[cluster.primary()].api_url}/reload"
+    password = passwords(cluster)["restapi"]
+    limit = aiohttp.ClientTimeout(total=10)
+    codes: list[int] = []
+    async with aiohttp.ClientSession(timeout=limit) as session:
+        for guess in ("", "a guess", password):
+            headers = {"Authorization": encode_basic_auth("admin", guess)} if guess else {}
+            async with session.post(url, headers=headers) as answer:
+                codes.append(answer.status)
+    assert codes == [401, 401, 202]
+
+
 def test_ctrl_c_and_up_again_keep_data_and_primary(cluster: Cluster) -> None:
     primary, dsn = cluster.primary(), cluster.dsn
     with psycopg.connect(dsn, autocommit=True, connect_timeout=10) as conn:
@@ -214,6 +238,95 @@ def test_list_why_and_history_answer(cluster: Cluster) -> None:
         assert done.out.strip()
 
 
+# As patronictl does it
+
+
+def stored(cluster: Cluster) -> Any:
+    """What `show-config` says."""
+    done = cluster.cli("show-config")
+    assert done.code == 0, done.message
+    return yaml.safe_load(done.out)
+
+
+def wait_shown(cluster: Cluster, parameter: str, value: str) -> None:
+    """Until every member's PostgreSQL works with it."""
+
+    def shown() -> bool:
+        found: set[str] = set()
+        for name in cluster.members:
+            with psycopg.connect(cluster.direct(name), connect_timeout=10) as conn:
+                row = conn.execute("SELECT current_setting(%s)", (parameter,)).fetchone()
+                found.add(str(row and row[0]))
+        return found == {value}
+
+    wait_for(f"{parameter} = {value}", shown, timeout=30)
+
+
+def test_edit_config_by_options(cluster: Cluster) -> None:
+    before, name = stored(cluster), cluster.listed()[0]["Cluster"]
+    done = cluster.cli("edit-config", name, "--pg", "work_mem=9MB", "-s", "ttl=21", "--force")
+    assert done.code == 0, done.message
+    assert {"+ttl: 21", "Configuration changed"} <= set(done.out.splitlines())
+    wait_shown(cluster, "work_mem", "9MB")
+    after = stored(cluster)
+    assert (after.pop("ttl"), after["postgresql"]["parameters"].pop("work_mem")) == (21, "9MB")
+    file = cluster.base / "before.yml"
+    file.write_text(yaml.safe_dump(before))
+    done = cluster.cli("edit-config", "--replace", str(file), "--force", "-q")
+    assert done.out == "Configuration changed\n", done.message
+    assert stored(cluster) == before
+
+
+def test_edit_config_refuses_what_postgresql_would_not_start_with(cluster: Cluster) -> None:
+    before = stored(cluster)
+    done = cluster.cli("edit-config", "--pg", "work_mem=lots", "--force")
+    assert_refused(done, 'invalid value for parameter "work_mem"')
+    assert stored(cluster) == before
+
+
+def test_reload_says_what_became_of_it(cluster: Cluster) -> None:
+    name, other = cluster.standbys()
+    file = cluster.dir / "nodes" / name / "agent.yml"
+    kept = file.read_text()
+    try:
+        file.write_text(f"{kept}tags: {{zone: b}}\nnamespace: /elsewhere\n")
+        done = cluster.cli("reload", name, "--force")
+        assert done.code == 0, done.message
+        said = [f"{name}: its file was read again"]
+        said.append("  namespace was changed: restart the agent to use it")
+        assert done.out.splitlines() == said
+        (row,) = [row for row in cluster.listed() if row["Member"] == name]
+        assert row["Tags"] == {"zone": "b"}
+        file.write_text("scope: [")
+        done = cluster.cli("reload", "-r", "replica", "--force")
+        assert (done.code, f"failed: {name}: {file}:1: not valid YAML" in done.err) == (1, True)
+        assert done.out == f"{other}: its file was read again\n"
+    finally:
+        file.write_text(kept)
+    done = cluster.cli("reload", row["Cluster"], "--force")
+    assert (done.code, done.out.count("its file was read again")) == (0, 3)
+
+
+def test_failover_and_switchover_tell_their_steps(cluster: Cluster) -> None:
+    primary, (candidate, other) = cluster.primary(), cluster.standbys()
+    assert_refused(cluster.cli("failover", "--force", "--candidate", "n9"), "n9")
+    done = cluster.cli("failover", "--force", "--candidate", candidate, timeout=90)
+    assert done.code == 0, done.message
+    assert f"Successfully failed over to {candidate!r} after " in done.out
+    seconds = [float(line.split()[0]) for line in done.out.splitlines()[:-1]]
+    steps = [line.split()[2] for line in done.out.splitlines()[:-1]]
+    assert seconds == sorted(seconds)
+    assert steps[0] == "requested"
+    assert set(steps[1:-2]) <= {"begun:", "closed:"}
+    assert steps[-2:] == ["appointed:", "serves:"]
+    assert cluster.wait_healthy() == candidate
+    file = cluster.dir / "nodes" / other / "agent.yml"
+    arguments = ("--leader", candidate, "--candidate", primary, "--force")
+    done = run_cli("switchover", "-c", str(file), *arguments, timeout=90)
+    assert f"Successfully switched over to {primary!r} after " in done.out, done.message
+    assert cluster.wait_healthy() == primary
+
+
 # Bad input: exit code 2, the thing is named, nothing changed
 
 
@@ -237,7 +350,7 @@ def test_misspelt_command() -> None:
     assert_refused(run_cli("lst"), "lst", "list")
 
 
-@pytest.mark.parametrize("command", ["list", "ps", "dsn", "why", "history"])
+@pytest.mark.parametrize("command", ["list", "ps", "dsn", "why", "history", "show-config"])
 def test_commands_without_a_cluster(base: Path, command: str) -> None:
     assert_refused(run_cli(command, "-d", str(base / "none")), str(base / "none"))
     assert not (base / "none").exists()
@@ -425,4 +538,6 @@ def test_help_names_every_command() -> None:
     done = run_cli("--help")
     assert done.code == 0
     for command in ("up", "list", "ps", "dsn", "history", "why", "agent", "agent-restart"):
+        assert command in done.out
+    for command in ("topology", "failover", "switchover", "show-config", "edit-config", "reload"):
         assert command in done.out

@@ -231,6 +231,7 @@ def test_a_changed_configuration_is_used_by_all(secured: Secured) -> None:
     primary = until("the cluster is whole", secured.whole)
     old = secured.show(primary, "max_connections")
     parameters = {"work_mem": "7MB", "max_connections": int(old) + 20}
+    reasons = {"max_connections": {"old_value": old, "new_value": str(int(old) + 20)}}
     change = {"maximum_lag_on_failover": 77, "postgresql": {"parameters": parameters}}
     code, text = secured.change(primary, "PATCH", "/config", change)
     assert (code, json.loads(text)["maximum_lag_on_failover"]) == (200, 77)
@@ -241,9 +242,10 @@ def test_a_changed_configuration_is_used_by_all(secured: Secured) -> None:
             f"{name} says what waits",
             lambda n=name: secured.document(n, "/patroni").get("pending_restart_reason"),
         )
-        assert shown == {"max_connections": {"old_value": old, "new_value": str(int(old) + 20)}}
+        assert shown == reasons
         assert 'patroni_pending_restart{scope="secured"' in secured.curl(name, "/metrics")[1]
         assert secured.document(name, "/config")["maximum_lag_on_failover"] == 77
+    until("n1 tells of all", lambda: _pending(secured, "n1") == [reasons] * len(NAMES))
     back = {"postgresql": {"parameters": {"max_connections": None}}}
     assert secured.change(primary, "PATCH", "/config", back)[0] == 200
     for name in NAMES:
@@ -293,6 +295,11 @@ def test_a_reload_takes_the_file(secured: Secured) -> None:
     until("it is refused", lambda: "the configuration stays as it was" in secured.log("n2"))
     secured.write("n2")
     until("the cluster is whole", secured.whole)
+
+
+def _pending(secured: Secured, at: str) -> list[Any]:
+    members = secured.document(at, "/cluster")["members"]
+    return [member.get("pending_restart_reason") for member in members]
 
 
 def _tags(secured: Secured, at: str, name: str) -> Any:

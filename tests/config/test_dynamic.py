@@ -95,3 +95,18 @@ def test_what_a_cluster_cannot_run_with_yet() -> None:
     assert unsupported(asked) == ()
     asked = parse_dynamic('{"synchronous_node_count": 2}', WHERE).dcs
     assert [key for key, _ in unsupported(asked)] == ["synchronous_mode"]
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "expected"),
+    [
+        ("{}", 30),
+        ("{primary_stop_timeout: 0, postgresql: {pg_ctl_timeout: 7}}", 7),
+        ("{primary_stop_timeout: 5, postgresql: {pg_ctl_timeout: 7}}", 5),
+        ("{master_stop_timeout: 5}", 5),
+    ],
+)
+def test_primary_stop_timeout_bounds_a_clean_stop(dynamic: str, expected: float) -> None:
+    config, found = check_config(MINIMAL + f"bootstrap: {{dcs: {dynamic}}}\n")
+    assert config is not None, found
+    assert config.stop_timeout(config.bootstrap.dcs) == expected

@@ -10,6 +10,13 @@ from pgregent.config.table import rows
 TESTS = Path(__file__).parents[1]
 
 AGENT = "conformance/test_agent_settings.py::test_where_it_is_found_and_what_it_logs"
+NO_EFFECT = "config/test_remarks.py::test_what_has_no_effect_is_checked_and_said"
+CALLBACKS = "conformance/test_agent_callbacks.py::test_start_reload_promotion_and_stop"
+LIBPQ = (
+    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir"),
+    *("gssencmode", "channel_binding"),
+)
+ROLES = "conformance/test_server_files.py::test_each_role_connects_as_it_is_told"
 
 EFFECTS = {
     "scope": AGENT,
@@ -17,6 +24,11 @@ EFFECTS = {
     "namespace": AGENT,
     "restapi.listen": "cluster/test_cli.py::test_list_why_and_history_answer",
     "restapi.connect_address": AGENT,
+    "thread_pool_size": NO_EFFECT,
+    "thread_stack_size": NO_EFFECT,
+    "restapi.request_queue_size": NO_EFFECT,
+    "restapi.thread_pool_size": NO_EFFECT,
+    "restapi.server_tokens": "api/test_access.py::test_server_tokens",
     "restapi.authentication.username": "api/test_access.py::test_user_and_password",
     "restapi.authentication.password": "api/test_access.py::test_user_and_password",
     "restapi.certfile": "api/test_tls.py::test_the_port_answers_with_tls_only",
@@ -51,10 +63,34 @@ EFFECTS = {
     "test_an_initialised_primary_is_cloned_and_followed",
     "postgresql.authentication.replication.password": "conformance/test_peers.py::"
     "test_keys_differ_by_secret_scope_and_direction",
+    "postgresql.authentication.rewind.username": ROLES,
+    "postgresql.authentication.rewind.password": ROLES,
+    **{
+        f"postgresql.authentication.{role}.{option}": "conformance/test_server_files.py::"
+        "test_what_a_connection_is_told_counts"
+        for role in ("superuser", "replication", "rewind")
+        for option in LIBPQ
+    },
     "postgresql.parameters": "conformance/test_settings.py::"
     "test_parameters_of_the_member_win_except_the_clusters",
     "postgresql.pg_hba": "conformance/test_settings.py::test_pg_hba_is_the_first_that_is_given",
-    "postgresql.use_unix_socket": "config/test_load.py::test_each_mistake_says_where_and_what",
+    "postgresql.pg_ident": "conformance/test_server_files.py::test_pg_ident_says_who_may_be_whom",
+    "postgresql.config_dir": "conformance/test_server_files.py::"
+    "test_config_dir_has_postgresqls_files",
+    "postgresql.custom_conf": "conformance/test_server_files.py::"
+    "test_custom_conf_takes_the_place_of_the_original",
+    "postgresql.basebackup": "conformance/test_server_files.py::"
+    "test_basebackup_options_are_pg_basebackups",
+    "postgresql.pg_ctl_timeout": "conformance/test_server_files.py::"
+    "test_a_clean_stop_is_cut_short_after_pg_ctl_timeout",
+    "postgresql.callbacks.on_start": CALLBACKS,
+    "postgresql.callbacks.on_stop": CALLBACKS,
+    "postgresql.callbacks.on_role_change": CALLBACKS,
+    "postgresql.callbacks.on_reload": CALLBACKS,
+    "postgresql.callbacks.on_restart": NO_EFFECT,
+    "postgresql.use_unix_socket": "conformance/test_server_files.py::"
+    "test_use_unix_socket_is_how_the_agent_connects",
+    "postgresql.use_unix_socket_repl": NO_EFFECT,
     "zookeeper.hosts": "conformance/test_dcs_zookeeper.py::"
     "test_another_server_is_used_when_one_does_not_answer",
     "zookeeper.use_ssl": "conformance/test_dcs_zookeeper.py::test_tls",
@@ -91,6 +127,14 @@ EFFECTS = {
     "test_synchronous_node_count_is_how_many_standbys_confirm",
     "bootstrap.dcs.primary_start_timeout": "stories/test_settings.py::"
     "test_a_server_that_does_not_answer_is_stopped_and_tried_again",
+    "bootstrap.dcs.primary_stop_timeout": "config/test_dynamic.py::"
+    "test_primary_stop_timeout_bounds_a_clean_stop",
+    "bootstrap.dcs.maximum_lag_on_syncnode": NO_EFFECT,
+    "bootstrap.dcs.max_timelines_history": NO_EFFECT,
+    "bootstrap.dcs.primary_race_backoff": NO_EFFECT,
+    "bootstrap.dcs.check_timeline": NO_EFFECT,
+    "bootstrap.dcs.failsafe_mode": NO_EFFECT,
+    "bootstrap.dcs.member_slots_ttl": NO_EFFECT,
     "bootstrap.dcs.postgresql.use_pg_rewind": "stories/test_settings.py::"
     "test_use_pg_rewind_is_how_a_diverged_member_is_repaired",
     "bootstrap.dcs.postgresql.use_slots": "conformance/test_settings.py::"
@@ -99,7 +143,15 @@ EFFECTS = {
     "test_parameters_of_the_member_win_except_the_clusters",
     "bootstrap.dcs.postgresql.pg_hba": "conformance/test_settings.py::"
     "test_pg_hba_is_the_first_that_is_given",
+    "bootstrap.dcs.postgresql.pg_ident": "conformance/test_server_files.py::"
+    "test_pg_ident_says_who_may_be_whom",
+    "bootstrap.dcs.postgresql.basebackup": "conformance/test_server_files.py::"
+    "test_basebackup_options_are_pg_basebackups",
+    "bootstrap.dcs.postgresql.pg_ctl_timeout": "conformance/test_server_files.py::"
+    "test_a_clean_stop_is_cut_short_after_pg_ctl_timeout",
     "bootstrap.initdb": "conformance/test_settings.py::test_initdb_takes_options",
+    "bootstrap.post_bootstrap": "conformance/test_agent_post_bootstrap.py::"
+    "test_it_is_run_once_and_its_failure_is_no_cluster",
     "bootstrap.pg_hba": "conformance/test_settings.py::test_pg_hba_is_the_first_that_is_given",
     "tags.nofailover": "stories/test_settings.py::"
     "test_member_tagged_nofailover_never_becomes_the_primary",
@@ -109,6 +161,18 @@ EFFECTS = {
     "tags.(any other)": "api/test_health.py::test_what_a_check_may_ask_for",
     "watchdog.mode": "config/test_load.py::test_each_mistake_says_where_and_what",
     "log.level": AGENT,
+    "log.type": "agent/test_log.py::test_json",
+    "log.static_fields": "agent/test_log.py::test_json",
+    "log.format": "agent/test_log.py::test_plain",
+    "log.dateformat": "agent/test_log.py::test_plain",
+    "log.traceback_level": "agent/test_log.py::test_tracebacks_at_the_level_debug_only",
+    "log.dir": "agent/test_log.py::test_a_file_that_is_begun_anew",
+    "log.mode": "agent/test_log.py::test_a_file_that_is_begun_anew",
+    "log.file_num": "agent/test_log.py::test_a_file_that_is_begun_anew",
+    "log.file_size": "agent/test_log.py::test_a_file_that_is_begun_anew",
+    "log.loggers": "agent/test_log.py::test_single_loggers_and_what_they_were_before",
+    "log.max_queue_size": NO_EFFECT,
+    "log.deduplicate_heartbeat_logs": NO_EFFECT,
     "pgregent.suspect_after": "stories/test_settings.py::"
     "test_silence_is_suspicious_after_suspect_after",
     "pgregent.lease": "stories/test_settings.py::"

@@ -213,11 +213,25 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
             "not supported",
         ),
         (
-            "postgresql:\n",
-            "postgresql:\n  use_unix_socket: true\n",
-            6,
+            "data_dir: /srv/demo/data",
+            "data_dir: /srv/demo/data\n  config_dir: /srv/demo/data/conf",
+            8,
+            "postgresql.config_dir",
+            "not below data_dir",
+        ),
+        (
+            "data_dir: /srv/demo/data",
+            "data_dir: /srv/demo/data\n  custom_conf: /srv/demo/data/postgresql.conf",
+            8,
+            "postgresql.custom_conf",
+            "a file that pgregent does not write",
+        ),
+        (
+            "data_dir: /srv/demo/data",
+            f"data_dir: /srv/{'n' * 80}\n  use_unix_socket: true",
+            8,
             "postgresql.use_unix_socket",
-            "not supported",
+            "more than 107 bytes",
         ),
         (
             "postgresql:\n",
@@ -286,7 +300,7 @@ def test_mistakes_never_show_passwords(value: str) -> None:
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="No such file"):
         load_config(tmp_path / "absent.yml")
-    with pytest.raises(Refused, match="Is a directory"):
+    with pytest.raises(Refused, match=r"no \*\.yml and no \*\.yaml in it"):
         load_config(tmp_path)
     binary = tmp_path / "binary.yml"
     binary.write_bytes(b"\xff\xfe\x00")

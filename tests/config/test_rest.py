@@ -77,7 +77,7 @@ def test_patronis_variables() -> None:
         ('http_extra_headers: {a: "b\\r\\nc: d"}', "", "expected a mapping of header to value"),
         ("authentication: {username: a}", "", "restapi.authentication.password: missing"),
         ("authentication: {username: 'a:b', password: c}", "", "expected a name without a colon"),
-        ("server_tokens: Minimal", "", "restapi.server_tokens: not supported yet"),
+        ("server_tokens: all", "", "expected one of original, productonly, minimal"),
         ("", "keyfile: /k", "ctl.certfile: expected the certificate that keyfile belongs to"),
         ("", "insecur: true", "ctl.insecur: unknown key; did you mean"),
     ],

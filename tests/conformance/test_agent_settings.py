@@ -86,8 +86,16 @@ class Agents:
     root: Path
     made: list[Agent] = field(default_factory=list[Agent])
 
-    def start(self, name: str, rest: int, postgresql: Section, **sections: Any) -> Agent:
-        """One whose file says this, on that REST port."""
+    def start(
+        self,
+        name: str,
+        rest: int,
+        postgresql: Section,
+        *,
+        by_directory: bool = False,
+        **sections: Any,
+    ) -> Agent:
+        """One whose file says this, on that REST port; it is given the file, or its directory."""
         place = self.root / name
         place.mkdir()
         place.chmod(0o711)
@@ -112,7 +120,7 @@ class Agents:
         file.write_text(yaml.safe_dump(content))
         with log.open("wb") as out:
             process = subprocess.Popen(
-                (*PROGRAM, str(file)),
+                (*PROGRAM, str(place if by_directory else file)),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -207,3 +215,39 @@ async def test_members_find_each_other_by_peers(agents: Agents) -> None:
         quiet, usual = agents.made
         assert "INFO" in usual.levels()
         assert quiet.levels() <= {"ERROR", "CRITICAL"}
+
+
+async def test_a_directory_of_files_that_is_read_again(agents: Agents) -> None:
+    """A file is added to it, and the log goes elsewhere; one with a mistake changes nothing."""
+    with closed_port() as sock:
+        agent = agents.start(
+            "n1",
+            pg.free_port(),
+            {},
+            by_directory=True,
+            zookeeper={"hosts": [f"127.0.0.1:{sock.getsockname()[1]}"]},
+        )
+
+        async def answers() -> bool:
+            return await agent.status() is not None
+
+        await pg.eventually("it answers", answers)
+        place = agent.file.parent
+        log = {"type": "json", "dir": str(place), "static_fields": {"app": "db"}}
+        (place / "more.yml").write_text(yaml.safe_dump({"log": log, "tags": {"rack": 3}}))
+        agent.process.send_signal(signal.SIGHUP)
+        file = place / "pgregent.log"
+
+        def lines() -> list[Any]:
+            return [json.loads(line) for line in file.read_text().splitlines()]
+
+        async def logged(text: str) -> bool:
+            return file.exists() and any(text in line["message"] for line in lines())
+
+        await pg.eventually("it was read", lambda: logged("the configuration was read again"))
+        assert {line["app"] for line in lines()} == {"db"}
+        (place / "more.yml").write_text("log: {level: loud}")
+        agent.process.send_signal(signal.SIGHUP)
+        await pg.eventually(
+            "it is refused", lambda: logged(f"{place}/more.yml:1: log.level: found")
+        )

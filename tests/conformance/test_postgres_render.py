@@ -48,6 +48,11 @@ def test_a_closed_server_admits_replication_and_the_superuser() -> None:
         "hostssl all +dba 10.0.0.0/8 cert clientcert=verify-full",
         'host all "boss" 0.0.0.0/0 reject',
     )
+    both = ("host all all ::1/128 md5", "host postgres rewinder ::1/128 md5")
+    assert render.closed_hba(both, "boss", "rewinder") == (
+        'host all "boss","rewinder" ::1/128 md5',
+        'host postgres "rewinder" ::1/128 md5',
+    )
 
 
 def test_quorum_names() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -32,7 +33,7 @@ async def members() -> AsyncIterator[Members]:
 
 async def reconfigure(server: LocalServer, **parameters: str) -> None:
     await server.reconfigure(
-        {**SMALL, **parameters}, OTHER_HBA, use_slots=True, start_timeout=300.0
+        replace(server.config, parameters={**SMALL, **parameters}, pg_hba=OTHER_HBA)
     )
 
 

@@ -16,6 +16,7 @@ from pgregent.adapters.postgres.server import LocalServer
 from pgregent.agent import wiring
 from pgregent.agent.wiring import _server_config
 from pgregent.config.load import check_config
+from pgregent.config.schema import AgentConfig
 from pgregent.core.durability import standby_names
 from pgregent.core.errors import Unavailable
 from pgregent.core.types import PgState
@@ -37,6 +38,7 @@ class Members:
         self.bin_dir, self.template, self.owner = pg.template_of(pg.installations()[0])
         self.root = root
         self.made: list[LocalServer] = []
+        self.configs: dict[str, AgentConfig] = {}
         self.deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + SERVERS_END_AFTER
 
     async def add(
@@ -72,6 +74,7 @@ class Members:
         }
         config, found = check_config(yaml.safe_dump(content), {})
         assert config is not None, found
+        self.configs[name] = config
         server = LocalServer(
             _server_config(config, config.bootstrap.dcs, self.bin_dir), lambda path, size: None
         )

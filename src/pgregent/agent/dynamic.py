@@ -56,9 +56,8 @@ class DynamicConfig:
         found: dict[str, Any] = json.loads(self._text)
         return found
 
-    async def patch(self, changes: Mapping[str, Any]) -> CasResult:
-        """Lay `changes` over what the DCS holds, as JSON Merge Patch does: null removes a key.
-        Raises Refused for what no agent would run with, and Unavailable; nothing changed then."""
+    async def read(self) -> tuple[dict[str, Any], int]:
+        """What the DCS holds, and its version there. Raises Unavailable."""
         entry = (await self._dcs.read(self._key)).get(self._key)
         if entry is None:
             raise Unavailable("dcs", f"{self._key} is not there yet")
@@ -68,12 +67,20 @@ class DynamicConfig:
             before = None
         if not isinstance(before, dict):
             raise Unavailable("dcs", f"{self._key} is no JSON object: replace it with PUT")
-        after = merged(cast(dict[str, Any], before), changes)
-        if after == before:
-            return CasDone(entry.version)
-        text = _compact(after)
+        return cast(dict[str, Any], before), entry.version
+
+    async def patch(self, changes: Mapping[str, Any]) -> CasResult:
+        """Lay `changes` over what the DCS holds, as JSON Merge Patch does: null removes a key.
+        Raises Refused for what no agent would run with, and Unavailable; nothing changed then."""
+        before, version = await self.read()
+        after = merged(before, changes)
+        return CasDone(version) if after == before else await self.exchange(version, after)
+
+    async def exchange(self, version: int, document: Mapping[str, Any]) -> CasResult:
+        """Store `document` if the DCS still holds that version. Raises as `patch`."""
+        text = _compact(document)
         await self._check(_right(text, "the new configuration").dcs)
-        result = await self._dcs.cas(self._key, entry.version, text.encode())
+        result = await self._dcs.cas(self._key, version, text.encode())
         if isinstance(result, CasDone):
             self._keep(text)
         return result

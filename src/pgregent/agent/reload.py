@@ -23,12 +23,18 @@ START_TIMEOUT_MIN = 5.0
 takes over a healthy one has to ask it first."""
 
 _TAKEN = (
-    *("log.", "tags.", "postgresql.parameters", "postgresql.pg_hba"),
+    *("log.", "tags.", "postgresql.parameters", "postgresql.pg_hba", "postgresql.pg_ident"),
+    *("postgresql.custom_conf", "postgresql.basebackup", "postgresql.pg_ctl_timeout"),
+    "postgresql.callbacks.",
     *("pgregent.suspect_after", "pgregent.lease", "pgregent.standby_grace"),
     *("restapi.authentication", "restapi.allowlist", "restapi.http_extra_headers"),
-    *("restapi.allowlist_include_members", "restapi.https_extra_headers"),
+    *("restapi.allowlist_include_members", "restapi.https_extra_headers", "restapi.server_tokens"),
 )
-_NO_EFFECT = ("bootstrap.", "watchdog.", "pgregent.hold_timeout", "ctl.authentication")
+_NO_EFFECT = (
+    *("bootstrap.", "watchdog.", "pgregent.hold_timeout", "ctl.authentication"),
+    *("thread_", "restapi.thread_pool_size", "restapi.request_queue_size"),
+    "postgresql.use_unix_socket_repl",
+)
 """Of no effect on an agent that runs, or read by others."""
 
 Pending = Mapping[str, tuple[str, str]]
@@ -37,17 +43,6 @@ Pending = Mapping[str, tuple[str, str]]
 class Server(Protocol):
     """The member's PostgreSQL. See adapters.postgres.server.LocalServer."""
 
-    async def reconfigure(
-        self,
-        parameters: Mapping[str, str],
-        pg_hba: tuple[str, ...],
-        *,
-        use_slots: bool,
-        start_timeout: float,
-    ) -> None:
-        """Use these. Raises Refused, Unavailable."""
-        ...
-
     async def pending_restart(self) -> Pending:
         """What waits for a start. Raises Unavailable."""
         ...
@@ -55,11 +50,12 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What a reload needs of the agent: `load` reads the file again, `check` raises Refused for
-    parameters that PostgreSQL would not start with, `take` gives the rest to core and API."""
+    """What a reload needs of the agent: `load` reads the file again; `prepare` raises Refused for
+    what PostgreSQL would not start with, and what it returns has PostgreSQL use it; `take` gives
+    the rest to core and API."""
 
     load: Callable[[], Loaded]
-    check: Callable[[Mapping[str, str]], Awaitable[None]]
+    prepare: Callable[[AgentConfig, Dcs], Awaitable[Callable[[], Awaitable[None]]]]
     take: Callable[[AgentConfig, Dcs], None]
     pending: Callable[[Pending], None]
 
@@ -86,18 +82,22 @@ class Reload:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            await self.file()
+            with contextlib.suppress(Refused, Unavailable):
+                await self.file()
 
-    async def file(self) -> None:
-        """Read the file again. What is wrong is logged, and nothing changes then."""
+    async def file(self) -> tuple[str, ...]:
+        """Read the file again; returns what there is to know of it, in sentences. Raises Refused
+        for what is wrong: nothing changes then; and Unavailable. All of it is logged, too."""
         try:
             loaded = await asyncio.to_thread(self._hooks.load)
-            await self._apply(loaded.config, self._dynamic)
-            for warning in loaded.warnings:
-                log.warning("%s", warning)
-            log.info("the configuration was read again")
+            later = await self._apply(loaded.config, self._dynamic)
         except (Refused, Unavailable) as error:
             log.error("the configuration stays as it was: %s", error)
+            raise
+        for warning in loaded.warnings:
+            log.warning("%s", warning)
+        log.info("the configuration was read again")
+        return (*later, *loaded.warnings)
 
     async def change(self, dynamic: Dcs) -> None:
         """The dynamic configuration was changed. Raises Refused for parameters that PostgreSQL
@@ -108,21 +108,19 @@ class Reload:
         except Unavailable as error:
             log.error("PostgreSQL has not read the changed configuration: %s", error)
 
-    async def _apply(self, config: AgentConfig, dynamic: Dcs) -> None:
+    async def _apply(self, config: AgentConfig, dynamic: Dcs) -> list[str]:
+        """Returns what is not used before the agent is started anew."""
         async with self._one_at_a_time:
-            parameters = config.server_parameters(dynamic)
-            await self._hooks.check(parameters)
+            reconfigure = await self._hooks.prepare(config, dynamic)
             self._hooks.take(config, dynamic)
-            for key in sorted(_changed(self.config, config)):
-                log.warning("%s was changed: restart the agent to use it", key)
+            changed = sorted(_changed(self.config, config))
+            later = [f"{key} was changed: restart the agent to use it" for key in changed]
+            for sentence in later:
+                log.warning("%s", sentence)
             self.config, self._dynamic = config, dynamic
-            await self._server.reconfigure(
-                parameters,
-                config.server_hba(dynamic),
-                use_slots=dynamic.postgresql.use_slots,
-                start_timeout=max(START_TIMEOUT_MIN, dynamic.primary_start_timeout),
-            )
+            await reconfigure()
             self._look.set()
+            return later
 
     async def _look_for_pending(self) -> None:
         while True:

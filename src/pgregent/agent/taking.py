@@ -1,10 +1,10 @@
 """Gives a configuration that was read again to those who use it while the agent runs."""
 
-import logging
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from pgregent.agent.log import configure_log
 from pgregent.api.access import Access
 from pgregent.api.node import Node
 from pgregent.api.tls import load_certificate
@@ -15,7 +15,7 @@ from pgregent.core.view import State
 
 _REST = (
     *("authentication", "allowlist", "allowlist_include_members"),
-    *("http_extra_headers", "https_extra_headers"),
+    *("http_extra_headers", "https_extra_headers", "server_tokens"),
 )
 """Of `restapi`; how the port is served stays as it was when it was opened."""
 
@@ -32,9 +32,9 @@ class Taking:
     client_tls: ssl.SSLContext | None
 
     def take(self, config: AgentConfig, dynamic: Dcs) -> None:
-        """Raises Refused, with nothing taken, for a certificate that cannot be used."""
+        """Raises Refused, with nothing taken, for a certificate or log that cannot be used."""
         self._load_certificates(config)
-        logging.getLogger().setLevel(config.log.level.upper())
+        configure_log(config.log)
         old = self.state.settings
         self.state.settings = replace(
             self.settings(config, dynamic),

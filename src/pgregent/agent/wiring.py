@@ -5,11 +5,12 @@ import logging
 import os
 import pwd
 import resource
+import shlex
 import signal
 import ssl
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -21,16 +22,21 @@ from pgregent.adapters.postgres import tools
 from pgregent.adapters.postgres.check import (
     check_configuration,
     check_data_dir,
+    check_files,
     check_parameters,
 )
-from pgregent.adapters.postgres.layout import DEFAULT_PARAMETERS, ServerConfig
+from pgregent.adapters.postgres.layout import ServerConfig
+from pgregent.adapters.postgres.render import custom_conf
 from pgregent.adapters.postgres.server import LocalServer
 from pgregent.adapters.postgres.sql import Credentials
+from pgregent.agent.callbacks import Callbacks
 from pgregent.agent.codec import decode
 from pgregent.agent.connect import keys, open_dcs
 from pgregent.agent.dynamic import DynamicConfig
 from pgregent.agent.events import EventLog
+from pgregent.agent.log import configure_log
 from pgregent.agent.loop import Agent, Keys, api_address
+from pgregent.agent.patroni_keys import patroni_keeper, refuse_beside_patroni
 from pgregent.agent.reload import START_TIMEOUT_MIN, Hooks, Reload
 from pgregent.agent.store import Store
 from pgregent.agent.taking import Taking
@@ -38,10 +44,14 @@ from pgregent.api import app
 from pgregent.api import server as rest
 from pgregent.api.access import Access
 from pgregent.api.actions import Actions
+from pgregent.api.cluster import Cluster
 from pgregent.api.forward import Forward
 from pgregent.api.node import Node
-from pgregent.api.operate import SIGNED, Operate
+from pgregent.api.operate import Operate
+from pgregent.api.signed import SIGNED
+from pgregent.api.signed_config import SignedConfig
 from pgregent.api.tls import client_context, server_context
+from pgregent.config import schema
 from pgregent.config.dynamic import Dcs
 from pgregent.config.load import Loaded
 from pgregent.config.lockfile import hold_lock
@@ -72,7 +82,7 @@ def run_agent(loaded: Loaded, again: Callable[[], Loaded]) -> int:
     """Run until told to leave; returns the exit code (2: nothing was touched). `again` loads the
     configuration anew."""
     config = loaded.config
-    _configure_log(config.log.level)
+    configure_log(config.log)
     for warning in loaded.warnings:
         log.warning("%s", warning)
     _raise_file_limit()
@@ -96,15 +106,6 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _configure_log(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-    )
-
-
 def _server_config(config: AgentConfig, dynamic: Dcs, bin_dir: Path) -> ServerConfig:
     postgresql = config.postgresql
     auth = postgresql.authentication
@@ -116,25 +117,39 @@ def _server_config(config: AgentConfig, dynamic: Dcs, bin_dir: Path) -> ServerCo
         log_file=postgresql.data_dir.parent / "log" / "postgresql.log",
         listen_host=postgresql.listen.host,
         port=postgresql.listen.port,
-        superuser=Credentials(auth.superuser.username, auth.superuser.password.get_secret_value()),
-        replication=Credentials(
-            auth.replication.username, auth.replication.password.get_secret_value()
-        ),
+        superuser=_credentials(auth.superuser),
+        replication=_credentials(auth.replication),
+        rewind=_credentials(auth.rewind or auth.superuser),
         owner=owner,
         user=pwd.getpwuid(owner.uid).pw_name if owner is not None else None,
         parameters=config.server_parameters(dynamic),
         initdb=config.bootstrap.initdb,
+        post_bootstrap=tuple(shlex.split(config.bootstrap.post_bootstrap or "")),
         pg_hba=config.server_hba(dynamic),
+        pg_ident=config.server_ident(dynamic),
+        config_dir=postgresql.config_dir,
+        custom_conf=custom_conf(postgresql.custom_conf) if postgresql.custom_conf else None,
         use_slots=dynamic.postgresql.use_slots,
+        basebackup=config.basebackup(dynamic),
+        stop_timeout=config.stop_timeout(dynamic),
         pgpass=postgresql.pgpass,
+        use_unix_socket=postgresql.use_unix_socket,
         start_timeout=max(START_TIMEOUT_MIN, dynamic.primary_start_timeout),
     )
 
 
-async def _check(parameters: Mapping[str, str], bin_dir: Path) -> None:
-    """Raise Refused for parameters that this member would not run with."""
-    check_parameters(parameters)
-    await check_configuration(bin_dir, {**DEFAULT_PARAMETERS, **parameters})
+def _credentials(role: schema.Credentials) -> Credentials:
+    return Credentials(role.username, role.password.get_secret_value(), role.connection)
+
+
+async def _prepare(
+    server: LocalServer, callbacks: Callbacks, config: AgentConfig, dynamic: Dcs
+) -> Callable[[], Awaitable[None]]:
+    """See agent.reload.Hooks."""
+    changed = _server_config(config, dynamic, server.config.bin_dir)
+    await check_configuration(changed)
+    reconfigure = partial(server.reconfigure, changed)
+    return partial(callbacks.reconfigured, config.postgresql.callbacks, reconfigure)
 
 
 def _make_dir(directory: Path) -> None:
@@ -174,17 +189,19 @@ async def _run(
     durable = store.load(config.name)
     dcs = await open_dcs(config, config.name)
     try:
+        await refuse_beside_patroni(dcs, keys(config))
         changes = DynamicConfig(
             dcs,
             f"{config.namespace}/{config.scope}/config",
             state_dir,
             config.bootstrap.dcs,
-            lambda dynamic: _check(config.server_parameters(dynamic), bin_dir),
+            lambda dynamic: check_configuration(_server_config(config, dynamic, bin_dir)),
         )
         dynamic = await changes.load(lambda text: log.warning("%s", text))
         server_config = _server_config(config, dynamic, bin_dir)
         settings = _settings(config, dynamic)
         check_parameters(server_config.parameters)
+        await check_files(server_config)
         if durable.stage is Stage.NONE:
             register = durable.register or await _register(dcs, keys(config))
             system_id = register.system_id if register is not None else ""
@@ -264,32 +281,46 @@ async def _serve(
     port_tls = server_context(config.restapi)
     taking = Taking(state, node, access, _settings, port_tls, tls)
     taking.take(config, changes.in_force)
-    hooks = Hooks(
-        again,
-        lambda parameters: _check(parameters, server_config.bin_dir),
-        taking.take,
-        taking.pending,
-    )
+    callbacks = Callbacks(state, config.scope, config.postgresql.callbacks)
+    hooks = Hooks(again, partial(_prepare, server, callbacks), taking.take, taking.pending)
     reload = Reload(config, changes.in_force, server, hooks)
     actions = Actions(state, agent.post, Forward(key, tls).switchover, reload.ask)
     operate = Operate(state, key, agent.post)
-    routes = app.routes(node, processes, changes, actions, operate)
+    keeper = patroni_keeper(dcs, keys(config), node, post=agent.post, announce=told.announce)
+    signed_config = SignedConfig(key, changes, reload.file)
+    routes = app.routes(
+        node,
+        processes,
+        changes,
+        actions,
+        operate,
+        signed_config=signed_config,
+        cluster=Cluster(node, tls),
+    )
     runner = rest.runner(rest.application([*channel.routes(), *routes], access))
     await runner.setup()
     await _listen(runner, config, port_tls)
     await channel.start()
     agent.peers = channel
     _handle_signals(agent, reload)
-    watching = [asyncio.create_task(work) for work in (changes.watch(reload.change), reload.run())]
+    watching = [
+        asyncio.create_task(work)
+        for work in (changes.watch(reload.change), reload.run(), callbacks.run())
+    ]
+    if keeper is not None:
+        watching.append(asyncio.create_task(keeper.run()))
     try:
         await agent.run()
         await agent.farewell()
     finally:
         for task in watching:
             task.cancel()
+        if keeper is not None:
+            await keeper.leave()
         await channel.close()
         await server.close()
         await runner.cleanup()
+        await callbacks.close()
 
 
 async def _register(dcs: port.Dcs, keys: Keys) -> Register | None:

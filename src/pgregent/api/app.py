@@ -4,20 +4,31 @@ from aiohttp import web
 
 from pgregent.api import configuration, server, status
 from pgregent.api.actions import Actions
+from pgregent.api.cluster import Cluster
 from pgregent.api.configuration import Stored
 from pgregent.api.node import Node
 from pgregent.api.operate import Operate
+from pgregent.api.signed_config import SignedConfig
 from pgregent.api.status import Processes
 
 
 def routes(
-    node: Node, processes: Processes, stored: Stored, actions: Actions, operate: Operate
+    node: Node,
+    processes: Processes,
+    stored: Stored,
+    actions: Actions,
+    operate: Operate,
+    *,
+    signed_config: SignedConfig,
+    cluster: Cluster,
 ) -> list[web.RouteDef]:
     """What the agent's web application mounts."""
     return [
-        *status.routes(node.state, node.scope, processes),
+        *status.routes(node, processes),
         *server.routes(node),
+        *cluster.routes(),
         *configuration.routes(stored),
         *actions.routes(),
         *operate.routes(),
+        *signed_config.routes(),
     ]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
-from pgregent.api.operate import SWITCHOVER
-from pgregent.api.signed import HEADER, sign
+from pgregent.api.signed import HEADER, SWITCHOVER, sign
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.events import Switchover
 

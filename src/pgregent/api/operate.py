@@ -1,20 +1,14 @@
 """What operators ask of an agent: a switchover, and writing the register again."""
 
-import json
 from collections.abc import Callable
-from typing import Any, cast
 
 from aiohttp import web
 
-from pgregent.api.body import read
-from pgregent.api.signed import HEADER, is_signed
+from pgregent.api.body import read_signed
+from pgregent.api.signed import RESTORE_DCS, SWITCHOVER
 from pgregent.core.events import Event, RestoreDcs, Switchover
 from pgregent.core.switchover import switchover_refusal
 from pgregent.core.view import State
-
-SWITCHOVER = "/pgregent/switchover"
-RESTORE_DCS = "/pgregent/restore-dcs"
-SIGNED = frozenset({SWITCHOVER, RESTORE_DCS})
 
 
 class Operate:
@@ -33,13 +27,13 @@ class Operate:
         ]
 
     async def _switchover(self, request: web.Request) -> web.Response:
-        asked = await self._asked(request, term=int, candidate=str)
+        asked = await read_signed(request, self._key, term=int, candidate=str)
         switchover = Switchover(asked["term"], asked["candidate"])
         refusal = switchover_refusal(self._state, switchover)
         return self._begin(switchover, refusal)
 
     async def _restore(self, request: web.Request) -> web.Response:
-        asked = await self._asked(request, seq=int)
+        asked = await read_signed(request, self._key, seq=int)
         seq, register = asked["seq"], self._state.register
         refusal = ""
         if not self._state.register_lost:
@@ -53,19 +47,3 @@ class Operate:
             return web.json_response({"error": refusal}, status=409)
         self._post(event)
         return web.json_response({"begun": True}, status=202)
-
-    async def _asked(self, request: web.Request, **expected: type) -> dict[str, Any]:
-        body = await read(request)
-        if not is_signed(self._key, request.path, body, request.headers.get(HEADER, "")):
-            raise web.HTTPUnauthorized(reason="the request is not signed with the cluster's key")
-        try:
-            asked = cast(dict[str, Any], json.loads(body))
-            found = {key: asked[key] for key in expected}
-        except (ValueError, KeyError, TypeError, RecursionError):
-            found = dict[str, Any]()
-        # Not isinstance: true and false would be whole numbers.
-        if {key: type(value) for key, value in found.items()} != expected:
-            kinds = {int: "a whole number", str: "a text"}
-            words = (f"{key} ({kinds[kind]})" for key, kind in expected.items())
-            raise web.HTTPBadRequest(reason=f"expected JSON with {', '.join(words)}")
-        return found

@@ -1,5 +1,6 @@
 """The JSON documents of Patroni's API: one member, the cluster, its history."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -103,16 +104,19 @@ def _kind(node: Node) -> str:
     return "sync" if node.synchronous_mode == "on" else "quorum"
 
 
-def cluster(node: Node) -> dict[str, Any]:
-    """GET /cluster: every member that is known, by name."""
+def cluster(node: Node, pending: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """GET /cluster: every member that is known, by name. `pending`: what the other members' agents
+    said of their `pending_restart`, which their records do not tell."""
     records = reasons.all_records(node.state, record_of(node.state))
     return {
-        "members": [_member(node, record) for _, record in sorted(records.items())],
+        "members": [
+            _member(node, record, pending.get(name, {})) for name, record in sorted(records.items())
+        ],
         "scope": node.scope,
     }
 
 
-def _member(node: Node, record: Record) -> dict[str, Any]:
+def _member(node: Node, record: Record, pending: Mapping[str, Any]) -> dict[str, Any]:
     leader = _leads(node, record)
     found: dict[str, Any] = {
         "name": record.incarnation.name,
@@ -124,9 +128,7 @@ def _member(node: Node, record: Record) -> dict[str, Any]:
     }
     if record.position is not None:
         found["timeline"] = record.position.timeline
-    if record.incarnation == node.state.me:
-        # A peer's record does not tell.
-        found |= _pending_restart(node)
+    found |= _pending_restart(node) if record.incarnation == node.state.me else pending
     if tags := _tags(node, record):
         found["tags"] = tags
     return found if leader else found | _lags(node, record)

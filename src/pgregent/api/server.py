@@ -22,7 +22,7 @@ BODY_S = 1.0
 """How long a request's body, which no endpoint here wants, is waited for."""
 BACKLOG = 1024
 
-Answer = Callable[[web.Request], web.Response]
+Answer = Callable[[web.Request], web.Response | Awaitable[web.Response]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -123,7 +123,6 @@ def routes(node: Node) -> list[web.RouteDef]:
         "/liveness": liveness,
         "/readiness": readiness,
         "/patroni": document(patroni.member),
-        "/cluster": document(patroni.cluster),
         "/history": document(patroni.history),
         "/metrics": measure,
     }
@@ -136,7 +135,8 @@ def reads(path: str, answer: Answer) -> list[web.RouteDef]:
 
     async def handle(request: web.Request) -> web.Response:
         try:
-            response = answer(request)
+            found = answer(request)
+            response = found if isinstance(found, web.Response) else await found
         except Refused as refused:
             response = _json({"error": str(refused)}, 400)
         return web.Response(status=response.status) if request.method == "OPTIONS" else response

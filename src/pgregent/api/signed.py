@@ -1,10 +1,18 @@
-"""Requests that change something carry a MAC over path and body, made with the cluster's key.
+"""Requests that carry a MAC over path and body, made with the cluster's key.
 
-What they ask names the term or the copy that it is about, so one that somebody overheard does
-nothing once it was carried out.
+What they change names the term, copy or version that it is about, so one that somebody overheard
+does nothing once it was carried out; a reload reads the file that is there anyway.
 """
 
 import hmac
+
+SWITCHOVER = "/pgregent/switchover"
+RESTORE_DCS = "/pgregent/restore-dcs"
+SHOW_CONFIG = "/pgregent/show-config"
+EDIT_CONFIG = "/pgregent/edit-config"
+RELOAD = "/pgregent/reload"
+SIGNED = frozenset({SWITCHOVER, RESTORE_DCS, SHOW_CONFIG, EDIT_CONFIG, RELOAD})
+"""Their paths."""
 
 HEADER = "Pgregent-MAC"
 _LABEL = b"pgregent request v1\0"

@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from pgregent.agent.codec import plain
-from pgregent.api.node import is_silent, lsn_text
+from pgregent.api.node import Node, is_silent, lsn_text
 from pgregent.api.server import reads
 from pgregent.core import reasons
 from pgregent.core.publish import record_of, serving
@@ -18,8 +18,9 @@ VERSION = 1
 Processes = Callable[[], Mapping[str, int | None]]
 
 
-def status(state: State, scope: str, processes: Processes) -> dict[str, Any]:
+def status(node: Node, processes: Processes) -> dict[str, Any]:
     """The cluster as this member sees it."""
+    state = node.state
     own = record_of(state)
     records = reasons.all_records(state, own)
     register = state.register
@@ -29,7 +30,7 @@ def status(state: State, scope: str, processes: Processes) -> dict[str, Any]:
     end = holder.position.lsn if holder and holder.position else 0
     return {
         "v": VERSION,
-        "scope": scope,
+        "scope": node.scope,
         "name": state.me.name,
         "register": plain(register) if register else None,
         "primary": primary,
@@ -45,9 +46,19 @@ def status(state: State, scope: str, processes: Processes) -> dict[str, Any]:
             "lost": (state.lost_why or "writing it again") if state.register_lost else "",
         },
         "history": [
-            {"term": t.term, "member": t.writer.name, "at": t.at, "why": t.why}
+            {
+                "term": t.term,
+                "member": t.writer.name,
+                "at": t.at,
+                "why": t.why,
+                "ended_timeline": t.parent,
+                "ended_lsn": t.start,
+            }
             for t in (register.terms if register else ())
         ],
+        "switchover": state.switchover is not None,
+        "tags": node.tags_set,
+        "pending_restart": node.pending_restart,
         "processes": dict(processes()),
     }
 
@@ -99,10 +110,10 @@ def _lag(lsn: int | None, end: int) -> int | None:
     return None if lsn is None or not end else max(0, end - lsn)
 
 
-def routes(state: State, scope: str, processes: Processes) -> list[web.RouteDef]:
+def routes(node: Node, processes: Processes) -> list[web.RouteDef]:
     """The agent's own status endpoint."""
 
     def answer(request: web.Request) -> web.Response:
-        return web.json_response(status(state, scope, processes))
+        return web.json_response(status(node, processes))
 
     return reads("/pgregent/status", answer)

@@ -7,6 +7,7 @@ import yaml
 
 from pgregent.cli.cluster_dir import HOST, REPLICATION_USER, SUPERUSER, ClusterDir
 
+REST_USER = "admin"
 _HEADER = "# Made by `pgregent up`, which keeps your changes; ports and paths are cluster.json's.\n"
 
 
@@ -16,7 +17,12 @@ def agent_yaml(cluster: ClusterDir, name: str) -> str:
     content: dict[str, Any] = {
         "scope": cluster.scope,
         "name": name,
-        "restapi": _listening(node.rest_port),
+        "restapi": {
+            **_listening(node.rest_port),
+            # Whoever may change parameters runs programs as PostgreSQL's user, and every user of
+            # the machine reaches 127.0.0.1.
+            "authentication": _role(REST_USER, cluster.secret("restapi")),
+        },
         "local": {"path": str(cluster.dcs_file)},
         "bootstrap": {
             "dcs": {

@@ -1,7 +1,7 @@
 """The directory of a cluster on one machine: what is where, and cluster.json.
 
     DIR/cluster.json  dcs.sqlite  up.lock  gate.lock  log/gate.log
-        secrets/{superuser,replication,app,app.pgpass}
+        secrets/{superuser,replication,restapi,app,app.pgpass}
         nodes/NAME/{agent.yml,data,data.pgregent,log}
 
 `nodes` may be a link, where PostgreSQL's user cannot enter DIR.
@@ -118,7 +118,7 @@ class ClusterDir:
         return self.path / "secrets" / name
 
     def secret(self, name: str) -> str:
-        """Read the password of "superuser", "replication" or "app"."""
+        """Read the password of "superuser", "replication", "restapi" or "app"."""
         path = self.secret_file(name)
         try:
             return path.read_text().strip()

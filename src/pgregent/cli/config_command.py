@@ -23,7 +23,8 @@ def command() -> None:
 def check(files: tuple[str, ...]) -> None:
     """Say all that is wrong with agents' files, or how long writes can be out with them.
 
-    Settings from the environment (PGREGENT_..., PATRONI_...) count as they do for the agent.
+    FILE may be a directory of files, as for the agent. Settings from the environment
+    (PGREGENT_..., PATRONI_...) count as they do for the agent.
     Exit code 2: a file has mistakes.
     """
     from pgregent.config.load import load

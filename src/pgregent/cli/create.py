@@ -90,11 +90,11 @@ def _make_secrets(cluster: ClusterDir) -> None:
     used = any(
         cluster.data_dir(node.name).joinpath("PG_VERSION").exists() for node in cluster.nodes
     )
-    for name in ("superuser", "replication", APP):
+    for name in ("superuser", "replication", APP, "restapi"):
         file = cluster.secret_file(name)
         if file.exists():
             continue
-        if used:
+        if used and name != "restapi":
             raise Refused(f"{file} is missing, and the databases know it: restore it")
         write_file(file, secrets.token_urlsafe(_PASSWORD_BYTES) + "\n")
     password = cluster.secret(APP)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgregent.cli.target import Target, ask_or_fail, find_target, target_options
+from pgregent.cli.target import Target, ask_or_fail, target_options
 from pgregent.core.errors import Refused
 
 if TYPE_CHECKING:
@@ -20,15 +20,12 @@ def command() -> None:
 @target_options
 @click.option("--member", metavar="NAME", help="Whose copy [default: the newest that answers].")
 @click.option("--accept-loss", is_flag=True, help="Do it.")
-def restore(
-    directory: str | None, config_file: str | None, member: str | None, accept_loss: bool
-) -> None:
+def restore(target: Target, member: str | None, accept_loss: bool) -> None:
     """Write the register of a DCS that was emptied again, from a member's copy.
 
     Agents do this by themselves where it is certain that nothing is lost by it. Where it is not,
     they say what they wait for; without --accept-loss this command only shows what could be lost.
     """
-    target = find_target(directory, config_file)
     statuses = ask_or_fail(target)
     chosen = member or statuses.best_name or ""
     if chosen not in statuses.by_node:
@@ -71,7 +68,7 @@ def _explain(chosen: str, status: Any, silent: list[str]) -> None:
 
 
 def _restore(target: Target, chosen: str, seq: int) -> None:
-    from pgregent.api.operate import RESTORE_DCS
+    from pgregent.api.signed import RESTORE_DCS
     from pgregent.cli.operate import ask_agent
 
     ask_agent(target, chosen, RESTORE_DCS, {"seq": seq})

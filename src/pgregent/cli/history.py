@@ -6,17 +6,20 @@ from typing import Any
 import click
 
 from pgregent.cli.options import FORMATS, format_option, print_rows, print_table
-from pgregent.cli.target import ask_or_fail, find_target, target_options
+from pgregent.cli.target import Target, ask_or_fail, cluster_argument, target_options
 
-COLUMNS = ("Term", "Member", "At", "Why")
+COLUMNS = ("TL", "LSN", "Reason", "Timestamp", "New Leader", "Term")
 
 
 @click.command("history")
 @target_options
+@cluster_argument
 @format_option(*FORMATS)
-def command(directory: str | None, config_file: str | None, form: str) -> None:
-    """Show every term: its primary, since when, and why it was appointed."""
-    target = find_target(directory, config_file)
+def command(target: Target, form: str) -> None:
+    """Show every term: its primary, since when, and why it was appointed.
+
+    TL and LSN (in bytes) say which timeline ended, and where; 0 in the line of the first primary.
+    """
     statuses = ask_or_fail(target)
     rows = [_row(entry) for entry in (statuses.best or {}).get("history") or ()]
     if form == "pretty":
@@ -29,8 +32,10 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
     at = entry.get("at")
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(at)) if at else ""
     return {
+        "TL": entry.get("ended_timeline"),
+        "LSN": entry.get("ended_lsn"),
+        "Reason": entry.get("why"),
+        "Timestamp": when,
+        "New Leader": entry.get("member"),
         "Term": entry.get("term"),
-        "Member": entry.get("member"),
-        "At": when,
-        "Why": entry.get("why"),
     }

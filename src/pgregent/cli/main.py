@@ -15,6 +15,7 @@ from pgregent.core.errors import Refused, Unavailable
 COMMANDS = {
     "up": "up",
     "list": "list",
+    "topology": "topology",
     "why": "why",
     "ps": "ps",
     "dsn": "dsn",
@@ -22,6 +23,10 @@ COMMANDS = {
     "agent": "agent",
     "agent-restart": "agent_restart",
     "switchover": "switchover",
+    "failover": "failover",
+    "show-config": "show_config",
+    "edit-config": "edit_config",
+    "reload": "reload",
     "config": "config_command",
     "haproxy": "haproxy",
     "dcs": "dcs_command",
@@ -81,7 +86,8 @@ def _fail(text: str, code: int) -> None:
 def main() -> None:
     """Keep a PostgreSQL cluster writable: a dead primary is succeeded in tenths of a second.
 
-    `pgregent up` makes and runs a cluster on this machine; the other commands look at it.
+    `pgregent up` makes and runs a cluster on this machine; `pgregent agent` is one member of any.
+    The others look at a cluster and change it, with patronictl's names and options.
     """
 
 

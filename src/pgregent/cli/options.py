@@ -1,13 +1,15 @@
 """What several commands share: the option -d, and printing rows in a format."""
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 _TABLE_WIDTH_MAX = 500
-FORMATS = ("pretty", "json", "yaml", "tsv")
+_YAML_WIDTH = 200
+FORMATS = ("pretty", "json", "yaml", "yml", "tsv")
 
 dir_option = click.option(
     "-d",
@@ -25,6 +27,38 @@ def format_option(*formats: str, default: str = "pretty") -> Any:
     )
 
 
+def watch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options -w and -W, as `every`: seconds, or None."""
+    seconds = click.option(
+        "-w",
+        "--watch",
+        "every",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="Show it anew every SECONDS, until Ctrl-C.",
+    )
+    two = click.option("-W", "every", flag_value=2.0, help="The same every 2 seconds.")
+    return seconds(two(command))
+
+
+def show_again(every: float | None, show: Callable[[], bool]) -> None:
+    """Call `show` once, or again and again; exit code 1 where it returns False the only time."""
+    shown = show()
+    while every is not None:
+        time.sleep(every)
+        click.clear()
+        show()
+    if not shown:
+        raise SystemExit(1)
+
+
+def as_yaml(value: object) -> str:
+    """As people read and edit it."""
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=_YAML_WIDTH)
+
+
 def print_json(value: object) -> None:
     """Print for programs and people alike."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -36,10 +70,8 @@ def print_rows(form: str, columns: Sequence[str], rows: Sequence[Mapping[str, An
     match form:
         case "json":
             print_json(filled)
-        case "yaml":
-            import yaml
-
-            click.echo(yaml.safe_dump(filled, sort_keys=False, allow_unicode=True), nl=False)
+        case "yaml" | "yml":
+            click.echo(as_yaml(filled), nl=False)
         case _:
             click.echo("\t".join(columns))
             for row in rows:

@@ -1,11 +1,12 @@
 """Which cluster a command is about: a directory on this machine, or the one of an agent's file."""
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 CONFIG_VARIABLE = "PGREGENT_CONFIG_FILE"
 Agents = Mapping[str, tuple[str, int]]
 """Each member's REST address by its name."""
-F = TypeVar("F", bound=Callable[..., Any])
 
 
-def target_options(command: F) -> F:
-    """The options -d and -c: which cluster."""
+def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options -d and -c: the command gets the Target that they mean."""
     from pgregent.cli.options import dir_option
+
+    @functools.wraps(command)
+    def with_target(directory: str | None, config_file: str | None, **others: Any) -> Any:
+        return command(find_target(directory, config_file), **others)
 
     config = click.option(
         "-c",
@@ -35,7 +39,19 @@ def target_options(command: F) -> F:
         metavar="FILE.yml",
         help=f"An agent's file of the cluster; from any machine [default: ${CONFIG_VARIABLE}].",
     )
-    return dir_option(config(command))
+    return dir_option(config(with_target))
+
+
+def cluster_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The cluster's name, as patronictl's commands take it; below `target_options`."""
+
+    @functools.wraps(command)
+    def checked(target: Target, cluster: str | None, **others: Any) -> Any:
+        if cluster not in (None, target.scope):
+            raise Refused(f"no cluster {cluster!r} here: {target.origin} is of {target.scope!r}")
+        return command(target, **others)
+
+    return click.argument("cluster", required=False)(checked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +59,19 @@ class Target:
     """A cluster, as commands reach it. `directory` is None where it is not `up`'s."""
 
     scope: str
+    origin: Path
+    """The directory or file that says so."""
     agents: Agents
     secret: Callable[[], str]
     """Reads the replication role's password, which the cluster's key is made of."""
     directory: "ClusterDir | None" = None
     tls: "ssl.SSLContext | None" = None
     """What the agents are asked with; None where they do not use TLS."""
+
+    @property
+    def silence(self) -> str:
+        """What to say when no agent answers."""
+        return f"no agent answers; {self.hint}"
 
     @property
     def hint(self) -> str:
@@ -73,7 +96,11 @@ def find_target(directory: str | None, config_file: str | None) -> Target:
         return _of_file(Path(chosen).absolute())
     cluster = open_cluster(resolve_dir(None, directory))
     return Target(
-        cluster.scope, cluster.agents, lambda: cluster.secret("replication"), directory=cluster
+        cluster.scope,
+        cluster.path,
+        cluster.agents,
+        lambda: cluster.secret("replication"),
+        directory=cluster,
     )
 
 
@@ -92,7 +119,7 @@ def _of_file(path: Path) -> Target:
     # A DCS that is away, or was emptied, names nobody: those who answer know of others.
     agents = {**asyncio.run(_told_by(agents, tls)), **agents}
     password = config.postgresql.authentication.replication.password
-    return Target(config.scope, agents, password.get_secret_value, tls=tls)
+    return Target(config.scope, path, agents, password.get_secret_value, tls=tls)
 
 
 async def _in_dcs(config: "AgentConfig") -> Agents:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgregent.cli.options import format_option, print_json
-from pgregent.cli.target import ask_or_fail, find_target, target_options
+from pgregent.cli.target import Target, ask_or_fail, target_options
 
 if TYPE_CHECKING:
     from pgregent.cli.statuses import Statuses
@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 @click.command("why")
 @target_options
 @format_option("pretty", "json")
-def command(directory: str | None, config_file: str | None, form: str) -> None:
+def command(target: Target, form: str) -> None:
     """Say in sentences what holds now, what is waited for, and what each node's death would do."""
-    target = find_target(directory, config_file)
     statuses = ask_or_fail(target)
     if form == "json":
         print_json(_summary(statuses))

@@ -17,37 +17,42 @@ class Finding:
     """One thing to say about a configuration.
 
     `line` counts from 1; 0 means no particular line. `variable` is the environment variable that
-    the value came from, "" for the file.
+    the value came from, "" for the file. `file` is the one of several that it is in.
     """
 
     line: int
     key: str
     text: str
     variable: str = ""
+    file: str = ""
 
     def worded(self, where: str) -> str:
-        """One line; `where` is the file's name."""
+        """One line; `where` is the name of what was read."""
         if self.variable:
             of = f" ({self.key})" if self.key else ""
             return f"{self.variable}{of}: {self.text}"
+        where = self.file or where
         place = f"{where}:{self.line}" if self.line else where
         return f"{place}: {self.key}: {self.text}" if self.key else f"{place}: {self.text}"
 
 
 @dataclass(slots=True)
 class Document:
-    """What was read. `variables` says which values come from the environment."""
+    """What was read. `variables` says which values come from the environment, and `files` which
+    file of several a line is in."""
 
     value: Any = None
     lines: dict[Keys, int] = field(default_factory=dict[Keys, int])
+    files: dict[Keys, str] = field(default_factory=dict[Keys, str])
     mistakes: list[Finding] = field(default_factory=list[Finding])
     variables: dict[Keys, str] = field(default_factory=dict[Keys, str])
 
     def finding(self, keys: Keys, text: str) -> Finding:
         """A finding at the line, or the variable, of the key or of the section around it."""
-        variable = _nearest_around(self.variables, keys) or ""
-        line = 0 if variable else _nearest_around(self.lines, keys) or 0
-        return Finding(line, dotted(keys), text, variable)
+        if variable := _nearest_around(self.variables, keys):
+            return Finding(0, dotted(keys), text, variable)
+        line, file = _nearest_around(self.lines, keys), _nearest_around(self.files, keys)
+        return Finding(line or 0, dotted(keys), text, file=file or "")
 
     def at(self, keys: Keys) -> Any:
         """The value there, or None."""

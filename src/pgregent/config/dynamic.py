@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field
 
+from pgregent.config.basebackup import Options
 from pgregent.config.parameters import Parameters
-from pgregent.config.section import Flag, Lines, Section
-from pgregent.config.types import choice, integer, seconds
+from pgregent.config.section import NO_EFFECT, Flag, Lines, Section
+from pgregent.config.types import DURATION, choice, integer, seconds
 
 _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
@@ -26,6 +27,18 @@ class DcsPostgresql(Section):
     parameters: Parameters = Field(default={}, description="PostgreSQL's parameters")
     pg_hba: Lines = Field(
         default=(), description="lines of pg_hba.conf, where postgresql.pg_hba is not given"
+    )
+    pg_ident: Lines = Field(
+        default=(), description="lines of pg_ident.conf, where postgresql.pg_ident is not given"
+    )
+    basebackup: Options = Field(
+        default=(),
+        description="options of pg_basebackup, where postgresql.basebackup is not given",
+    )
+    pg_ctl_timeout: Annotated[float, seconds(1, 3600)] = Field(
+        default=30,
+        description="how long a clean stop of PostgreSQL may take before it is killed; with more "
+        "than 90, systemd has to wait longer for the agent, too (`TimeoutStopSec`)",
     )
 
 
@@ -65,6 +78,35 @@ class Dcs(Section):
         validation_alias=AliasChoices("primary_start_timeout", "master_start_timeout"),
         description="how long a server may go without an answer while it starts before it is "
         "stopped and tried again; a primary starts in place only when nobody can succeed it",
+    )
+    primary_stop_timeout: Annotated[float, seconds(0, 3600)] = Field(
+        default=0,
+        validation_alias=AliasChoices("primary_stop_timeout", "master_stop_timeout"),
+        description="how long a clean stop of PostgreSQL may take before it is killed; 0: as "
+        "pg_ctl_timeout says",
+    )
+    maximum_lag_on_syncnode: Annotated[int, integer(-1, 2**62)] = Field(
+        default=-1,
+        description=f"{NO_EFFECT}: any of the standbys confirm a commit, so it waits for the "
+        "fastest ones",
+    )
+    max_timelines_history: Annotated[int, integer(0, 2**31)] = Field(
+        default=0, description=f"{NO_EFFECT}: the newest 32 terms are kept"
+    )
+    primary_race_backoff: Annotated[float, seconds(0, 86400)] = Field(
+        default=0, description=f"{NO_EFFECT}: members vote, they do not race"
+    )
+    check_timeline: Flag = Field(
+        default=False, description=f"{NO_EFFECT}: a log that ends on an older timeline never wins"
+    )
+    failsafe_mode: Flag = Field(
+        default=False,
+        description=f"{NO_EFFECT}: a primary without the DCS serves while its standbys answer, in "
+        "any case",
+    )
+    member_slots_ttl: Annotated[str | int, DURATION] = Field(
+        default=1800,
+        description=f"{NO_EFFECT}: a slot is kept for 1800 s after its member was heard last",
     )
     postgresql: DcsPostgresql = DcsPostgresql()
 

@@ -25,6 +25,8 @@ NOT_SETTINGS = frozenset({"PGREGENT_DIR", "PGREGENT_CONFIG_FILE"})
 """Variables that the command line reads."""
 
 _WHOLE_NAMES = tuple(prefix + WHOLE for prefix in PREFIXES)
+_LOG_NAMES = {"LOGLEVEL": "level", "LOGFORMAT": "format", "LOG_DATEFMT": "dateformat"}
+"""Patroni's older ones."""
 _OWN_SECTION = "pgregent"
 _FILE = "_FILE"
 _SECRET_FILE_BYTES_MAX = 1 << 16
@@ -49,7 +51,8 @@ def _settings() -> Mapping[str, _Setting]:
     found: dict[str, _Setting] = {}
     for prefix in PREFIXES:
         found[f"{prefix}TAGS"] = _Setting(("tags",), is_collection=True, adds=True)
-        found[f"{prefix}LOGLEVEL"] = _Setting(("log", "level"))
+        for name, key in _LOG_NAMES.items():
+            found[prefix + name] = _Setting(("log", key))
     for setting in _leaves(AgentConfig, ()):
         for spelling in (*setting.others, setting.keys[-1]):
             for name in _names((*setting.keys[:-1], spelling)):

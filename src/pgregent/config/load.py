@@ -11,13 +11,13 @@ from pydantic import BaseModel, ValidationError
 from pgregent.config.document import Document, Finding, parse_yaml
 from pgregent.config.dynamic import Dcs
 from pgregent.config.environment import WHOLE, overlay, whole_text
+from pgregent.config.files import read_document
 from pgregent.config.later import DCS_LATER
 from pgregent.config.mistakes import worded
 from pgregent.config.remarks import dynamic_warnings, file_warnings
 from pgregent.config.schema import AgentConfig
 from pgregent.core.errors import Refused
 
-_FILE_BYTES_MAX = 1 << 20
 _DYNAMIC_CHARS_MAX = 1 << 20
 
 M = TypeVar("M", bound=BaseModel)
@@ -42,13 +42,14 @@ class LoadedDynamic:
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
-    """Read the file with the environment's settings above it. Without a file, the text is in
-    PGREGENT_CONFIGURATION or PATRONI_CONFIGURATION, and no other variable counts.
+    """Read the file, or the directory of files, with the environment's settings above it. Without
+    one, the text is in PGREGENT_CONFIGURATION or PATRONI_CONFIGURATION, and no other variable
+    counts.
 
     Raises Refused with one line per mistake. See `environment.forget_secrets` for afterwards.
     """
     if path is not None:
-        where, document = str(path), parse_yaml(_read(path))
+        where, document = str(path), read_document(path)
         warnings = overlay(document, environ)
     else:
         where, text = whole_text(environ)
@@ -64,7 +65,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
 
 
 def load_config(path: Path) -> AgentConfig:
-    """Read the file alone. Raises Refused with one line per mistake."""
+    """Read the file or directory alone. Raises Refused with one line per mistake."""
     return load(path, {}).config
 
 
@@ -95,17 +96,6 @@ def parse_dynamic(text: str, where: str) -> LoadedDynamic:
     return LoadedDynamic(dcs, warnings)
 
 
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > _FILE_BYTES_MAX:
-            raise Refused(f"{path} is larger than 1 MB: is it a configuration file?")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise Refused(f"{path} is not UTF-8 text") from None
-    except OSError as error:
-        raise Refused(f"cannot read the configuration {path}: {error.strerror}") from None
-
-
 def _all_of(where: str, mistakes: list[Finding]) -> str:
     lines = [m.worded(where) for m in mistakes]
     if len(lines) > 1:
@@ -119,7 +109,7 @@ def _checked(document: Document) -> AgentConfig | None:
     if isinstance(document.value, dict):
         config = _validated(document, AgentConfig, "")
         _expect_one_dcs(document)
-    document.mistakes.sort(key=lambda m: m.line)
+    document.mistakes.sort(key=lambda m: (m.file, m.line))
     return None if document.mistakes else config
 
 

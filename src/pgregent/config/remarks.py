@@ -1,10 +1,15 @@
 """What works and is still worth a warning."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from pydantic import BaseModel
+
 from pgregent.config.document import Document, Finding, Keys
+from pgregent.config.dynamic import Dcs
 from pgregent.config.parameters import parameter_warnings
+from pgregent.config.schema import AgentConfig
+from pgregent.config.section import NO_EFFECT, section_in, spellings
 
 _LOCAL: Keys = ("postgresql",)
 _BOOTSTRAP: Keys = ("bootstrap",)
@@ -17,14 +22,40 @@ def file_warnings(document: Document) -> tuple[Finding, ...]:
         *_parameters(document, _LOCAL, local=True),
         *_parameters(document, _DYNAMIC, local=False),
         *(w for section in (_LOCAL, _BOOTSTRAP, _DYNAMIC) for w in _hba(document, section)),
+        *_without_effect(document, AgentConfig, ()),
+        *_log(document),
     ]
-    return tuple(sorted(found, key=lambda w: w.line))
+    return tuple(sorted(found, key=lambda w: (w.file, w.line)))
 
 
 def dynamic_warnings(document: Document) -> tuple[Finding, ...]:
     """The warnings about a dynamic configuration that has no mistakes."""
     section: Keys = ("postgresql",)
-    return (*_parameters(document, section, local=False), *_hba(document, section))
+    return (
+        *_parameters(document, section, local=False),
+        *_hba(document, section),
+        *_without_effect(document, Dcs, ()),
+    )
+
+
+def _without_effect(document: Document, model: type[BaseModel], around: Keys) -> Iterator[Finding]:
+    for name, info in model.model_fields.items():
+        for keys in ((*around, spelling) for spelling in spellings(name, info)):
+            if (section := section_in(info)) is not None:
+                yield from _without_effect(document, section, keys)
+            elif (info.description or "").startswith(NO_EFFECT) and document.at(keys) is not None:
+                yield document.finding(keys, info.description or "")
+
+
+def _log(document: Document) -> Iterator[Finding]:
+    log: Keys = ("log",)
+    fields: Keys = (*log, "static_fields")
+    if document.at(fields) and document.at((*log, "type")) != "json":
+        yield document.finding(fields, f"{NO_EFFECT}: they need `type: json`")
+    for name in document.at((*log, "loggers")) or ():
+        if str(name).startswith("patroni"):
+            text = f"{NO_EFFECT}: no logger has this name here; pgregent's own is `pgregent`"
+            yield document.finding((*log, "loggers", name), text)
 
 
 def _parameters(document: Document, section: Keys, *, local: bool) -> list[Finding]:

@@ -7,10 +7,24 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pgregent.config.section import AbsolutePath, Flag, Secret, Section, Text, mistake
-from pgregent.config.types import choice
+from pgregent import __version__
+from pgregent.config.section import (
+    NO_EFFECT,
+    AbsolutePath,
+    Flag,
+    Secret,
+    Section,
+    Text,
+    mistake,
+)
+from pgregent.config.types import choice, integer
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?")
+_SERVER: Mapping[str, Mapping[str, str]] = {
+    "original": {},
+    "productonly": {"Server": "pgregent"},
+    "minimal": {"Server": f"pgregent/{__version__}"},
+}
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
 
 
@@ -111,12 +125,25 @@ class RestSecurity(Section):
         default={}, description="the same where TLS is used; they win over http_extra_headers"
     )
 
+    server_tokens: Annotated[
+        Literal["original", "productonly", "minimal"], choice("original", "productonly", "minimal")
+    ] = Field(
+        default="original",
+        description="the header Server: `productonly` is pgregent's name, `minimal` also its "
+        "version",
+    )
+    request_queue_size: Annotated[int, integer(0, 4096)] = Field(
+        default=5, description=f"{NO_EFFECT}: connections do not wait for one another here"
+    )
+    thread_pool_size: Annotated[int, integer(5, 2**31)] = Field(
+        default=5, description=f"{NO_EFFECT}: requests are not answered by threads"
+    )
+
     @property
     def extra_headers(self) -> Mapping[str, str]:
         """The headers of every answer."""
-        if self.certfile is None:
-            return self.http_extra_headers
-        return {**self.http_extra_headers, **self.https_extra_headers}
+        headers = {**_SERVER[self.server_tokens], **self.http_extra_headers}
+        return headers if self.certfile is None else {**headers, **self.https_extra_headers}
 
     @property
     def scheme(self) -> str:

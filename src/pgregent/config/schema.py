@@ -4,17 +4,22 @@ Durations are plain numbers of seconds. `load.py` reads a file into an `AgentCon
 the mistakes; `dynamic.py` holds what all members have in common.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
+from pgregent.config.basebackup import Options, arguments
+from pgregent.config.callbacks import Callbacks, Command
 from pgregent.config.dynamic import Dcs
 from pgregent.config.etcd import Etcd3
 from pgregent.config.later import LATER
+from pgregent.config.log import Log
 from pgregent.config.parameters import Parameters, merge
 from pgregent.config.rest import Ctl, RestSecurity
 from pgregent.config.section import (
+    NO_EFFECT,
     AbsolutePath,
     Address,
     Flag,
@@ -33,13 +38,18 @@ from pgregent.config.types import (
     HostPort,
     Scalar,
     choice,
+    integer,
     only_false,
     seconds,
+    size,
 )
 from pgregent.config.zookeeper import Zookeeper
 
 ANY_OTHER = "(any other)"
 _MISSPELT = 0.8
+_OURS = ("postgresql.conf", "postgresql.custom.conf", "pgregent.role.conf")
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SOCKET_BYTES_MAX = 107
 _OPPOSITES = ("nofailover", "noloadbalance", "clonefrom", "nosync")
 
 
@@ -72,6 +82,34 @@ class Credentials(Section):
 
     username: Text = Field(description="the role's name")
     password: Secret = Field(description="the role's password")
+    sslmode: Annotated[str | None, choice(*SSL_MODES)] = Field(
+        default=None, description="whether it connects with TLS, and what it checks then"
+    )
+    sslcert: AbsolutePath | None = Field(
+        default=None, description="the file of its certificate; without it none is shown"
+    )
+    sslkey: AbsolutePath | None = Field(default=None, description="the certificate's private key")
+    sslrootcert: AbsolutePath | None = Field(
+        default=None, description="the file of the authorities that servers are checked against"
+    )
+    sslcrl: AbsolutePath | None = Field(
+        default=None, description="the file of certificates that are revoked"
+    )
+    sslcrldir: AbsolutePath | None = Field(
+        default=None, description="a directory of files of certificates that are revoked"
+    )
+    gssencmode: Annotated[str | None, choice("disable", "prefer", "require")] = Field(
+        default=None, description="whether it connects with GSSAPI's encryption"
+    )
+    channel_binding: Annotated[str | None, choice("disable", "prefer", "require")] = Field(
+        default=None, description="whether SCRAM has to be bound to the TLS connection"
+    )
+
+    @property
+    def connection(self) -> Mapping[str, str]:
+        """What libpq is told besides name and password."""
+        given = self.model_dump(exclude={"username", "password"}, exclude_none=True)
+        return {name: str(value) for name, value in given.items()}
 
 
 class Authentication(Section):
@@ -80,6 +118,10 @@ class Authentication(Section):
     superuser: Credentials = Field(description="username and password")
     replication: Credentials = Field(
         description="username and password; the channel between agents has its key from this one"
+    )
+    rewind: Credentials | None = Field(
+        default=None,
+        description="username and password of pg_rewind's role; without it the superuser",
     )
 
 
@@ -103,9 +145,47 @@ class Postgresql(_Listening):
         "bootstrap.dcs, except the ones that have to be the same on all members",
     )
     pg_hba: Lines = Field(default=(), description="lines of this member's pg_hba.conf")
-    use_unix_socket: Annotated[bool, only_false("the agent connects by TCP")] = Field(
-        default=False, description="the agent connects by TCP"
+    pg_ident: Lines = Field(default=(), description="lines of this member's pg_ident.conf")
+    config_dir: AbsolutePath | None = Field(
+        default=None,
+        description="the directory of PostgreSQL's configuration files, which the agent writes; "
+        "without it data_dir",
     )
+    custom_conf: AbsolutePath | None = Field(
+        default=None,
+        description="a configuration file of PostgreSQL's that is read instead of "
+        "postgresql.base.conf",
+    )
+    callbacks: Callbacks = Callbacks()
+    basebackup: Options = Field(
+        default=(), description="options of pg_basebackup, which makes a new standby"
+    )
+    pg_ctl_timeout: Annotated[float | None, seconds(1, 3600)] = Field(
+        default=None,
+        description="how long a clean stop of this member's server may take before it is killed",
+    )
+    use_unix_socket: Flag = Field(
+        default=False,
+        description="the agent connects to its own server through a socket in "
+        "`<data_dir>.pgregent/socket`, not by TCP; pg_hba then needs a line `local`",
+    )
+    use_unix_socket_repl: Flag = Field(
+        default=False,
+        description=f"{NO_EFFECT}: the agent makes no replication connection to its own server",
+    )
+
+    @model_validator(mode="after")
+    def _files_are_the_operators(self) -> Self:
+        data, folder, custom = self.data_dir, self.config_dir or self.data_dir, self.custom_conf
+        if folder != data and folder.is_relative_to(data):
+            raise mistake("config_dir", "a directory that is not below data_dir")
+        if custom is not None and custom.parent in (data, folder) and custom.name in _OURS:
+            raise mistake("custom_conf", "a file that pgregent does not write: rename it")
+        socket = f"{data}.pgregent/socket/.s.PGSQL.{self.listen.port}"
+        if self.use_unix_socket and len(os.fsencode(socket)) > _SOCKET_BYTES_MAX:
+            expected = f"false, because {socket} has more than {_SOCKET_BYTES_MAX} bytes"
+            raise mistake("use_unix_socket", expected)
+        return self
 
 
 class Bootstrap(Section):
@@ -115,6 +195,13 @@ class Bootstrap(Section):
     initdb: Annotated[tuple[str, ...], INITDB] = Field(
         default=(),
         description="options of initdb, added to UTF8, C.UTF-8 and checksums",
+    )
+    post_bootstrap: Command = Field(
+        default=None,
+        validation_alias=AliasChoices("post_bootstrap", "post_init"),
+        description="a command that is run once, as PostgreSQL's user, when a new cluster's first "
+        "server answers, with a connection string as its last argument; if it fails, there is no "
+        "cluster",
     )
     pg_hba: Lines = Field(
         default=(),
@@ -170,15 +257,6 @@ class Watchdog(Section):
     )
 
 
-class Log(Section):
-    """The agent's log on its standard error."""
-
-    level: Annotated[
-        Literal["debug", "info", "warning", "error", "critical"],
-        choice("debug", "info", "warning", "error", "critical"),
-    ] = Field(default="info", description="`debug` shows how long each step took")
-
-
 class LocalDcs(Section):
     """The store of one machine: an SQLite file that all its agents share."""
 
@@ -228,6 +306,12 @@ class AgentConfig(Section):
     namespace: Annotated[str, NAMESPACE] = Field(
         default="/service", description="the path that the cluster's keys are under"
     )
+    thread_pool_size: Annotated[int, integer(5, 2**31)] = Field(
+        default=5, description=f"{NO_EFFECT}: the agent's work is not done by threads"
+    )
+    thread_stack_size: Annotated[int, size(64 << 10)] = Field(
+        default=512 << 10, description=f"{NO_EFFECT}: the agent's work is not done by threads"
+    )
     restapi: RestApi = Field(description="a section with listen")
     ctl: Ctl = Ctl()
     postgresql: Postgresql = Field(description="a section with listen, data_dir, authentication")
@@ -247,3 +331,16 @@ class AgentConfig(Section):
     def server_hba(self, dcs: Dcs) -> tuple[str, ...]:
         """The lines of its pg_hba.conf; none given: ()."""
         return self.postgresql.pg_hba or dcs.postgresql.pg_hba or self.bootstrap.pg_hba
+
+    def server_ident(self, dcs: Dcs) -> tuple[str, ...]:
+        """The lines of its pg_ident.conf."""
+        return self.postgresql.pg_ident or dcs.postgresql.pg_ident
+
+    def basebackup(self, dcs: Dcs) -> tuple[str, ...]:
+        """The options of its pg_basebackup, besides pgregent's own."""
+        return arguments(self.postgresql.basebackup or dcs.postgresql.basebackup)
+
+    def stop_timeout(self, dcs: Dcs) -> float:
+        """Seconds that a clean stop of its server may take."""
+        own = self.postgresql.pg_ctl_timeout or dcs.postgresql.pg_ctl_timeout
+        return dcs.primary_stop_timeout or own

@@ -18,6 +18,9 @@ from pgregent.config.types import (
     HostPort,
 )
 
+NO_EFFECT = "no effect"
+"""How the description of a key begins that is accepted, and changes nothing here."""
+
 Flag = Annotated[bool, FLAG]
 Text = Annotated[str, TEXT]
 Secret = Annotated[SecretStr, TEXT]

@@ -11,6 +11,9 @@ Scalar = str | int | float | bool
 
 _WORDS = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
+_SIZE = re.compile(r"([0-9]{1,15}) *(|B|kB|MB|GB|TB)")
+_UNITS = {"": 1, "B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+_DURATION = re.compile(r"[0-9]{1,9} *(|ms|s|min|h|d)")
 _ITEMS_MAX = 1000
 _ZOOKEEPER_PORT = 2181
 ETCD_PORT = 2379
@@ -102,6 +105,19 @@ def integer(low: int, high: int) -> Expecting:
     return Expecting(check, expects=f"{low} to {high}")
 
 
+def size(low: int) -> Expecting:
+    """A number of bytes from `low`, or a text with one of PostgreSQL's units."""
+
+    def check(value: object) -> int:
+        found = _SIZE.fullmatch(str(value)) if isinstance(value, str | int) else None
+        number = int(found[1]) * _UNITS[found[2]] if found else -1
+        if number < low:
+            raise ValueError(f"a number of bytes from {low}, or with a unit as in {low >> 10}kB")
+        return number
+
+    return Expecting(check, expects=f"from {low >> 10}kB")
+
+
 def choice(*allowed: str, **spelt: str) -> Expecting:
     """One of `allowed`; YAML's booleans stand for "on" and "off"; `spelt` maps other spellings."""
 
@@ -133,6 +149,12 @@ def only_false(why: str) -> Expecting:
         return False
 
     return Expecting(check, expects="false")
+
+
+def _duration(value: object) -> str | int:
+    if isinstance(value, str | int) and _DURATION.fullmatch(str(value)):
+        return value
+    raise ValueError("a number of seconds, or with a unit as in 30min")
 
 
 def _text(value: object) -> str:
@@ -260,6 +282,7 @@ HOSTS = _hosts("zoo", _ZOOKEEPER_PORT)
 ETCD_HOSTS = _hosts("etcd", ETCD_PORT)
 ETCD_HOST = PlainValidator(lambda value: _host(value, ETCD_PORT, "a host, as in `etcd1:2379`"))
 FLAG = Expecting(_flag, expects="true, false")
+DURATION = Expecting(_duration, expects="seconds, or with ms, s, min, h, d")
 TEXT = BeforeValidator(_text)
 NAME = BeforeValidator(_name)
 NAMESPACE = BeforeValidator(_namespace)

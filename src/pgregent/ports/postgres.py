@@ -91,7 +91,8 @@ class PostgresServer(Protocol):
         ...
 
     async def ensure_roles(self) -> None:
-        """Create the replication role on the first primary."""
+        """Create the replication role on the first primary, and complete it as its operator
+        says, once."""
         ...
 
     async def rewind(self, source: Upstream) -> None:

@@ -1,13 +1,15 @@
 """What an agent refuses to touch: looked at before anything is changed."""
 
 import asyncio
+import os
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from pgregent.adapters.postgres import tools, wal
-from pgregent.adapters.postgres.render import Value, conf_value
+from pgregent.adapters.postgres import render, tools, wal
+from pgregent.adapters.postgres.layout import CLUSTER_PARAMETERS, DEFAULT_HBA, ServerConfig
 from pgregent.core.errors import Refused
 
 CHECK_S = 5.0
@@ -70,47 +72,96 @@ def check_data_dir(data_dir: Path, bin_dir: Path, system_id: str) -> None:
             )
 
 
-async def check_configuration(bin_dir: Path, parameters: Mapping[str, Value]) -> None:
-    """Raise Refused for what this PostgreSQL would not start with: unknown parameters, values that
-    they cannot have. Asks its own parser; says nothing where that cannot be asked."""
-    try:
-        complaint = await _parsed(bin_dir, parameters)
-    except OSError:
+async def check_configuration(config: ServerConfig) -> None:
+    """Raise Refused for what this PostgreSQL would not start with, or must not: unknown parameters,
+    values that they cannot have. Asks its own parser; says nothing where that cannot be asked."""
+    check_parameters(config.parameters)
+    parameters = render.settings({**CLUSTER_PARAMETERS, **config.parameters})
+    said = await _parse(config, parameters.encode())
+    if said.code:
+        raise Refused(f"postgresql.parameters: PostgreSQL would not start: {_complaint(said.text)}")
+    await check_files(config)
+
+
+async def check_files(config: ServerConfig) -> None:
+    """Raise Refused for a config_dir that nothing can be written to, a pg_hba that keeps the agent
+    out, and for a custom_conf with which PostgreSQL would not start, or would elsewhere."""
+    hba = render.closed_hba(config.pg_hba or DEFAULT_HBA, config.superuser.user)
+    if config.use_unix_socket and not any(line.split()[:1] == ["local"] for line in hba):
+        raise Refused(
+            f"pg_hba: found no line `local all {config.superuser.user} …`, expected one, because "
+            "postgresql.use_unix_socket is true: the agent could not log in; add it"
+        )
+    folder = config.config_dir
+    if folder is not None and not folder.is_dir():
+        raise Refused(f"postgresql.config_dir {folder}: found no directory there: create it")
+    if folder is not None and not os.access(folder, os.W_OK | os.X_OK):
+        raise Refused(f"postgresql.config_dir {folder}: the agent may not write: change its owner")
+    if config.custom_conf is None:
         return
-    if complaint:
-        raise Refused(f"postgresql.parameters: PostgreSQL would not start: {complaint}")
+    said = await _parse(config, config.custom_conf)
+    if said.code:
+        raise Refused(f"postgresql.custom_conf: PostgreSQL would not start: {said.text}")
+    # pg_rewind would recover what is there.
+    if said.data_directory not in ("", os.path.realpath(config.data_dir)):
+        raise Refused(
+            f"postgresql.custom_conf: found data_directory {said.data_directory}, expected none, "
+            f"or postgresql.data_dir, which is {config.data_dir}: remove it from that file"
+        )
 
 
-async def _parsed(bin_dir: Path, parameters: Mapping[str, Value]) -> str:
-    """What its parser complains of; empty if it takes them, or has not answered in time."""
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What PostgreSQL's parser found: `code` 0 is nothing wrong, or that it did not answer."""
+
+    code: int = 0
+    text: str = ""
+    data_directory: str = ""
+    """Where the server would run; empty if nothing says so."""
+
+
+async def _parse(config: ServerConfig, content: bytes) -> _Said:
     with tempfile.TemporaryDirectory(prefix="pgregent-check-") as folder:
         file = Path(folder) / "postgresql.conf"
-        lines = (f"{name} = {conf_value(value)}\n" for name, value in parameters.items())
         # A file and not arguments, which everybody on the machine could read.
-        file.write_text("".join(lines), encoding="utf-8")
-        process = await asyncio.create_subprocess_exec(
-            *(str(bin_dir / "postgres"), "-C", "port", "-D", folder, f"--config-file={file}"),
-            env=wal.tool_environment(),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        file.write_bytes(content)
+        argv = (str(config.bin_dir / "postgres"), "-C", "data_directory", "-D", folder)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(*argv, f"--config-file={file}"),
+                env=wal.tool_environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError:
+            return _Said()
         try:
             async with asyncio.timeout(CHECK_S):
-                _, said = await process.communicate()
+                out, err = await process.communicate()
         except TimeoutError:
-            return ""
+            return _Said()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    return _complaint(said) if process.returncode else ""
+        shown = err.decode(errors="replace").replace(f' in file "{file}"', "")
+        place = os.path.realpath(out.decode(errors="replace").strip())
+        return _Said(
+            code=process.returncode or 0,
+            text=_shown(shown),
+            data_directory="" if place == os.path.realpath(folder) else place,
+        )
 
 
-def _complaint(said: bytes) -> str:
-    """Without the names of places that nobody knows, and without what follows from it."""
-    lines = [line.partition(": ")[2].strip() for line in said.decode(errors="replace").splitlines()]
-    found = [re.sub(r' in file "[^"]*".*$', "", line) for line in lines]
+def _shown(said: str) -> str:
+    """In one line, without what follows from the rest."""
+    lines = [line.partition(": ")[2].strip() for line in said.splitlines()]
     noise = re.compile(r"contains errors|skipping missing")
-    kept = [line for line in found if line and not noise.search(line)]
+    kept = [line for line in lines if line and not noise.search(line)]
     return "; ".join(kept[:5]) or "its parser refuses the values"
+
+
+def _complaint(text: str) -> str:
+    """Without lines that nobody has written."""
+    return re.sub(r" line \d+(, near [^;]*)?", "", text)

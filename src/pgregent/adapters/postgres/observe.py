@@ -25,10 +25,9 @@ def now() -> float:
 class Observer:
     """Keeps one connection for looking. `postmaster` is the guard's child, None when none runs."""
 
-    def __init__(self, config: ServerConfig, server: sql.Server) -> None:
+    def __init__(self, config: ServerConfig) -> None:
         self.postmaster: int | None = None
         self._config = config
-        self._server = server
         self._conn: sql.Connection | None = None
         self._made_at = float("-inf")
         self._answered_at = 0.0
@@ -59,7 +58,9 @@ class Observer:
         """Whether a fresh connection answers; made and kept if so."""
         asked_at = now()
         try:
-            conn = await sql.connect(self._server, self._config.superuser, timeout=ANSWER_TIMEOUT)
+            conn = await sql.connect(
+                self._config.local, self._config.superuser, timeout=ANSWER_TIMEOUT
+            )
         except Unavailable as error:
             self._starting = any(w in error.reason for w in STARTING_WORDS)
             return False

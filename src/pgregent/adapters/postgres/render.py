@@ -1,8 +1,8 @@
 """PostgreSQL's configuration files as text, and the one way in which files are written.
 
-Layout in the data directory: `postgresql.conf` is ours and includes `postgresql.base.conf` (the
-original, renamed once), then holds the static parameters, then includes `pgregent.role.conf`,
-which holds all that changes while the server runs.
+Layout: `postgresql.conf` is ours. It holds our defaults, includes `postgresql.base.conf` (the
+original, renamed once) or a checked copy of the operator's `custom_conf`, then holds the static
+parameters, then includes `pgregent.role.conf`, which holds all that changes while the server runs.
 """
 
 import contextlib
@@ -11,15 +11,18 @@ import os
 import pwd
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgregent.core.errors import Bug, Refused
 
 POSTGRESQL_CONF = "postgresql.conf"
 BASE_CONF = "postgresql.base.conf"
+CUSTOM_CONF = "postgresql.custom.conf"
 ROLE_CONF = "pgregent.role.conf"
 AUTO_CONF = "postgresql.auto.conf"
+HBA_CONF = "pg_hba.conf"
+IDENT_CONF = "pg_ident.conf"
 HEADER = "# Written by pgregent; edits are overwritten.\n"
 PLACEHOLDER_NAMES = 'ANY 1 ("pgregent_placeholder")'
 NAME_BYTES_MAX = 63
@@ -56,6 +59,9 @@ OWNED_PARAMETERS = ROLE_PARAMETERS | {
 
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _SETTING = re.compile(r"\s*([A-Za-z_][\w$.]*)\s*(?:=\s*|\s)(.*)")
+_INCLUDE = re.compile(
+    r"(\s*include(?:_if_exists|_dir)?(?:\s*=\s*|\s+))('(?:[^']|'')*'|[^\s'#]+)", re.IGNORECASE
+)
 
 Value = str | int | float | bool
 
@@ -70,13 +76,15 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A server to stream, clone or rewind from; `passfile` is an absolute path, mode 0600."""
+    """A server to stream, clone or rewind from; `passfile` is an absolute path, mode 0600,
+    `options` what else libpq is told (no secrets)."""
 
     host: str
     port: int
     user: str
     passfile: Path
     application_name: str
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +149,7 @@ def upstream_conninfo(upstream: Upstream) -> str:
             "keepalives_count": 3,
             "tcp_user_timeout": 5000,
             "sslmode": "prefer",
+            **upstream.options,
         }
     )
 
@@ -163,17 +172,47 @@ def quorum_names(k: int, names: Collection[str]) -> str:
     return f"ANY {k} (" + ", ".join(f'"{name}"' for name in quoted) + ")"
 
 
-def postgresql_conf(parameters: Mapping[str, Value]) -> str:
-    """The text of postgresql.conf with static `parameters`."""
+def postgresql_conf(
+    parameters: Mapping[str, Value],
+    *,
+    defaults: Mapping[str, Value] | None = None,
+    include: str = BASE_CONF,
+) -> str:
+    """The text of postgresql.conf: `defaults`, the file `include`, then static `parameters`."""
     changing = ROLE_PARAMETERS & {name.lower() for name in parameters}
     if changing:
         raise Bug(f"{sorted(changing)} belong to {ROLE_CONF}")
-    lines = [_setting(name, parameters[name]) for name in sorted(parameters)]
     return (
-        f"{HEADER}include {conf_value(BASE_CONF)}\n"
-        + "".join(lines)
+        HEADER
+        + settings(defaults or {})
+        + f"include {conf_value(include)}\n"
+        + settings(parameters)
         + f"include {conf_value(ROLE_CONF)}\n"
     )
+
+
+def settings(parameters: Mapping[str, Value]) -> str:
+    """Lines of a configuration file."""
+    return "".join(_setting(name, parameters[name]) for name in sorted(parameters))
+
+
+def custom_conf(path: Path) -> bytes:
+    """The content of the operator's file, for a copy elsewhere: absolute paths name what it
+    includes. Raises Refused when it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise refusal(error, f"postgresql.custom_conf: cannot read {path}") from error
+
+    def absolute(line: re.Match[str]) -> str:
+        named = line[2].removeprefix("'").removesuffix("'").replace("''", "'")
+        return line[1] + conf_value(str(path.parent / named))
+
+    lines = [
+        _INCLUDE.sub(absolute, line, count=1) if _INCLUDE.match(line) else line
+        for line in text.splitlines(keepends=True)
+    ]
+    return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def role_conf(role: Role) -> str:
@@ -204,10 +243,10 @@ def hba_name(name: str) -> str:
 _HBA_FIELD = re.compile(r'#.*|(?:"[^"]*"|[^\s"#])+')
 
 
-def closed_hba(lines: Iterable[str], superuser: str) -> tuple[str, ...]:
-    """The records of pg_hba.conf by which replication and the superuser get in, and nobody else.
+def closed_hba(lines: Iterable[str], *roles: str) -> tuple[str, ...]:
+    """The records of pg_hba.conf by which replication and these roles get in, and nobody else.
 
-    What names a group, a file or a pattern of users stays as it is: the superuser may be in it.
+    What names a group, a file or a pattern of users stays as it is: the roles may be in it.
     """
     kept: list[str] = []
     for line in lines:
@@ -221,8 +260,9 @@ def closed_hba(lines: Iterable[str], superuser: str) -> tuple[str, ...]:
             name.startswith(("+", "@", "/")) for name in named
         ):
             kept.append(line)
-        elif {"all", superuser, hba_name(superuser)} & set(named):
-            kept.append(" ".join((*words[:2], hba_name(superuser), *words[3:])))
+        elif admitted := [r for r in roles if {"all", r, hba_name(r)} & set(named)]:
+            users = ",".join(hba_name(role) for role in dict.fromkeys(admitted))
+            kept.append(" ".join((*words[:2], users, *words[3:])))
     return tuple(kept)
 
 
@@ -318,9 +358,9 @@ def remove_file(path: Path) -> None:
         raise refusal(error, f"cannot remove {path}") from error
 
 
-def keep_base(data_dir: Path, owner: Owner | None = None) -> None:
+def keep_base(conf_dir: Path, owner: Owner | None = None) -> None:
     """Rename the original postgresql.conf to postgresql.base.conf, once. Raises Refused."""
-    base, original = data_dir / BASE_CONF, data_dir / POSTGRESQL_CONF
+    base, original = conf_dir / BASE_CONF, conf_dir / POSTGRESQL_CONF
     if base.exists():
         return
     if not original.exists():
@@ -328,7 +368,7 @@ def keep_base(data_dir: Path, owner: Owner | None = None) -> None:
         return
     try:
         original.rename(base)
-        fsync_dir(data_dir)
+        fsync_dir(conf_dir)
     except OSError as error:
         raise refusal(error, f"cannot rename {original} to {base.name}") from error
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from pgregent.adapters.postgres import render, sql, tools, wal
+from pgregent.adapters.postgres import post_bootstrap, render, sql, tools, wal
 from pgregent.adapters.postgres.guard_client import (
     DeadlinePassed,
     Emptied,
@@ -25,14 +25,18 @@ from pgregent.adapters.postgres.guard_client import (
     remember_pid_file,
     remove_stale_pid_file,
 )
-from pgregent.adapters.postgres.layout import DEFAULT_HBA, ServerConfig, slot_name
+from pgregent.adapters.postgres.layout import (
+    DEFAULT_HBA,
+    DEFAULT_PARAMETERS,
+    ServerConfig,
+    slot_name,
+)
 from pgregent.adapters.postgres.observe import Observer
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.events import Promoted, Sealed
 from pgregent.core.types import Postgres
 from pgregent.ports.postgres import Answer, Upstream
 
-FAST_STOP_TIMEOUT = 30.0
 ARCHIVER_PATIENCE = 0.2
 """Seconds that a fast shutdown may take before its archiver is looked at, and between looks."""
 PROMOTE_TIMEOUT = 15.0
@@ -40,8 +44,12 @@ SEAL_TIMEOUT = 10.0
 BARRIER_TIMEOUT = 10.0
 PROBE_TIMEOUT = 0.2
 POLL = 0.005
+NO_TRIGGER_FILE = 16
+"""The major version from which PostgreSQL knows no promote_trigger_file."""
 RELOADED_AFTER = 0.1
 """Seconds, several times wal_retrieve_retry_interval."""
+OOM_ADJUST = {"PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE": "0"}
+"""PostgreSQL's children give up what protects agent, guard and postmaster from the OOM killer."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,13 +60,13 @@ class LocalServer:
 
     def __init__(self, config: ServerConfig, on_set_aside: Callable[[Path, int], None]) -> None:
         self.config = config
+        self._config_dir = config.config_dir
         self._on_set_aside = on_set_aside
         self._on_exit: Callable[[str], None] = lambda why: None
         self._guard: Guard | None = None
         self._start = 0
         self._stopping = False
-        self._server = sql.Server(config.local_host, config.port)
-        self._observer = Observer(config, self._server)
+        self._observer = Observer(config)
         self._closing = False
         self._connecting = asyncio.Lock()
         self._may_tidy = True
@@ -93,6 +101,9 @@ class LocalServer:
         )
         status = await guard.status()
         self._guard, self._start = guard, status.start
+        if status.descendants:
+            with contextlib.suppress(OSError):
+                self.config = self.config.as_started()
         self._observer.postmaster = status.postmaster if status.descendants else None
         return guard
 
@@ -111,6 +122,10 @@ class LocalServer:
                     self._on_exit(f"its guard is gone ({reason})")
             case Emptied():
                 pass
+
+    @property
+    def _server(self) -> sql.Server:
+        return self.config.local
 
     # --- looking -------------------------------------------------------------------------------
 
@@ -163,10 +178,11 @@ class LocalServer:
     ) -> None:
         """See the port."""
         guard = await self._connect_guard()
+        self.config = replace(self.config, config_dir=self._config_dir)
         await self._files(self._prepare_start, label, names, upstream, standby)
         config = self.config
-        argv = [str(config.bin_dir / "postgres"), "-D", str(config.data_dir)]
-        env = {**wal.tool_environment(), "PGDATA": str(config.data_dir)}
+        argv = [str(config.bin_dir / "postgres"), *config.places]
+        env = {**wal.tool_environment(), **OOM_ADJUST, "PGDATA": str(config.data_dir)}
         started = await guard.start(
             argv, env=env, cwd=config.data_dir, log_file=config.log_file, deadline=deadline
         )
@@ -190,32 +206,49 @@ class LocalServer:
         self, label: str, names: str, upstream: Upstream | None, standby: bool
     ) -> None:
         config, owner, data = self.config, self.config.owner, self.config.data_dir
+        post_bootstrap.refuse_begun(data)
         remove_stale_pid_file(data, config.state_dir)
         self._make_socket_dir()
-        render.keep_base(data, owner)
+        render.keep_base(config.conf_dir, owner)
         render.strip_auto_conf(data, owner)
-        parameters = config.all_parameters(config.name)
-        render.write_file(data / "postgresql.conf", render.postgresql_conf(parameters), owner)
+        self._write_static()
         self._write_hba(open_to_clients=standby)
-        render.write_file(data / "pg_ident.conf", render.lines_conf(()), owner)
         self._write_role(label, names, upstream)
         wal.remove_late_stubs(data)
         for signal_file in ("promote", "promote.signal", "fallback_promote"):
             render.remove_file(data / signal_file)
         render.set_standby_signal(data, standby, owner)
 
+    def _write_static(self) -> None:
+        """All that only the configuration changes."""
+        config, folder = self.config, self.config.conf_dir
+        include = render.BASE_CONF
+        if config.custom_conf is not None:
+            # A copy, which the parser has seen: a mistake made in it later would keep the server
+            # from taking over who it follows, and who confirms its commits.
+            include = render.CUSTOM_CONF
+            render.write_file(folder / include, config.custom_conf, config.owner)
+        parameters = config.all_parameters(config.name)
+        if int((config.data_dir / "PG_VERSION").read_text()) < NO_TRIGGER_FILE:
+            parameters["promote_trigger_file"] = ""
+        text = render.postgresql_conf(parameters, defaults=DEFAULT_PARAMETERS, include=include)
+        render.write_file(config.conf_file, text, config.owner)
+        idents = render.lines_conf(config.pg_ident)
+        render.write_file(folder / render.IDENT_CONF, idents, config.owner)
+
     def _write_hba(self, *, open_to_clients: bool) -> None:
         config = self.config
         self._open_to_clients = open_to_clients
         lines = config.pg_hba or DEFAULT_HBA
         if not open_to_clients:
-            lines = render.closed_hba(lines, config.superuser.user)
+            lines = render.closed_hba(lines, config.superuser.user, self._rewinder.user)
         text = render.lines_conf(lines)
-        render.write_file(config.data_dir / "pg_hba.conf", text, config.owner, durably=False)
+        file = config.conf_dir / render.HBA_CONF
+        render.write_file(file, text, config.owner, durably=False)
 
     def _make_socket_dir(self) -> None:
         config, directory = self.config, self.config.socket_dir
-        if os.path.relpath(directory, config.data_dir) in config.socket_directories:
+        if config.own_sockets in config.socket_directories:
             directory.mkdir(mode=0o755, exist_ok=True)
             if config.owner is not None:
                 os.chown(directory, config.owner.uid, config.owner.gid)
@@ -237,7 +270,12 @@ class LocalServer:
                 config.passfile, render.pass_file([entry]), config.owner, durably=False
             )
             source = render.Upstream(
-                upstream.host, upstream.port, config.replication.user, config.passfile, label
+                upstream.host,
+                upstream.port,
+                config.replication.user,
+                config.passfile,
+                label,
+                config.replication.options,
             )
             role = render.Role(
                 upstream=source,
@@ -245,7 +283,8 @@ class LocalServer:
                 synchronous_standby_names=names,
             )
         text = render.role_conf(role)
-        render.write_file(config.data_dir / render.ROLE_CONF, text, config.owner, durably=False)
+        file = config.conf_dir / render.ROLE_CONF
+        render.write_file(file, text, config.owner, durably=False)
 
     async def stop(self, immediate: bool) -> None:
         """See the port."""
@@ -263,7 +302,7 @@ class LocalServer:
     async def _stop_fast(self, guard: Guard) -> None:
         """A fast shutdown that does not wait for an archiver whose command keeps failing."""
         postmaster = self._observer.postmaster
-        stopping = asyncio.ensure_future(guard.stop("fast", FAST_STOP_TIMEOUT))
+        stopping = asyncio.ensure_future(guard.stop("fast", self.config.stop_timeout))
         try:
             await asyncio.wait({stopping}, timeout=ARCHIVER_PATIENCE)
             while not stopping.done():
@@ -310,23 +349,10 @@ class LocalServer:
 
     # --- other parameters ----------------------------------------------------------------------
 
-    async def reconfigure(
-        self,
-        parameters: Mapping[str, str],
-        pg_hba: tuple[str, ...],
-        *,
-        use_slots: bool,
-        start_timeout: float,
-    ) -> None:
-        """Use these from now on. A server that runs reads them again; what it takes only at a
-        start waits for the next one. Raises Refused, Unavailable."""
-        self.config = replace(
-            self.config,
-            parameters=parameters,
-            pg_hba=pg_hba,
-            use_slots=use_slots,
-            start_timeout=start_timeout,
-        )
+    async def reconfigure(self, config: ServerConfig) -> None:
+        """Use what can be taken of `config` from now on. A server that runs reads its files again;
+        what it takes only at a start waits for the next one. Raises Refused, Unavailable."""
+        self.config = self.config.changed_to(config)
         if self._observer.postmaster is None or not await self._observer.answers():
             return
         if self._open_to_clients is None:
@@ -339,9 +365,7 @@ class LocalServer:
         await guard.signal("HUP")
 
     def _rewrite(self) -> None:
-        config = self.config
-        text = render.postgresql_conf(config.all_parameters(config.name))
-        render.write_file(config.data_dir / "postgresql.conf", text, config.owner)
+        self._write_static()
         if self._open_to_clients is not None:
             self._write_hba(open_to_clients=self._open_to_clients)
 
@@ -525,17 +549,29 @@ class LocalServer:
             )
         finally:
             render.remove_file(pwfile)
+        if config.post_bootstrap:
+            post_bootstrap.set_due(self._fresh_dir)
         await self._files(self._swap)
         control = await self._files(wal.controldata, config.bin_dir, config.data_dir)
         return str(control.system_identifier)
 
     async def ensure_roles(self) -> None:
-        """The replication role, on the first primary."""
+        """See the port."""
+        replication, rewinder = self.config.replication, self._rewinder
         conn = await sql.connect(self._server, self.config.superuser, timeout=5.0)
         try:
-            await sql.ensure_role(conn, self.config.replication, replication=True)
+            await sql.ensure_role(conn, replication, replication=True)
+            if rewinder.user not in (replication.user, self.config.superuser.user):
+                await sql.ensure_role(conn, rewinder)
+            if rewinder.user != self.config.superuser.user:
+                await sql.grant_rewind(conn, rewinder.user)
         finally:
             await sql.close(conn)
+        await post_bootstrap.run_if_due(self.config)
+
+    @property
+    def _rewinder(self) -> sql.Credentials:
+        return self.config.rewind or self.config.superuser
 
     def _check_parent(self) -> None:
         data = self.config.data_dir
@@ -558,7 +594,8 @@ class LocalServer:
         outcome = await tools.rewind(
             config.bin_dir,
             config.data_dir,
-            self._tools_upstream(source, config.superuser),
+            self._tools_upstream(source, self._rewinder),
+            config_file=config.conf_file if config.config_dir else None,
             owner=config.owner,
         )
         if isinstance(outcome, tools.Failed):
@@ -574,6 +611,7 @@ class LocalServer:
             config.bin_dir,
             self._fresh_dir,
             self._tools_upstream(source, config.replication),
+            options=config.basebackup,
             owner=config.owner,
         )
         await self._files(self._swap)
@@ -583,7 +621,12 @@ class LocalServer:
         entry = render.PassEntry(source.host, str(source.port), role.user, role.password)
         render.write_file(config.tools_passfile, render.pass_file([entry]), config.owner)
         return render.Upstream(
-            source.host, source.port, role.user, config.tools_passfile, "pgregent_tools"
+            source.host,
+            source.port,
+            role.user,
+            config.tools_passfile,
+            "pgregent_tools",
+            role.options,
         )
 
     async def _checkpoint_at(self, source: Upstream) -> int:

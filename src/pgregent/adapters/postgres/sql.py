@@ -62,10 +62,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A role and its password, which no text shows."""
+    """A role and its password, which no text shows, and what else libpq is told (no secrets)."""
 
     user: str
     password: str = field(repr=False)
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,7 @@ async def connect(
 ) -> Connection:
     """Open a fresh connection within `timeout` seconds. Raises Unavailable("postgres")."""
     options = {**_OPTIONS, **(settings or {})}
+    others: dict[str, Any] = {"gssencmode": "disable", **credentials.options}
     attempt = psycopg.AsyncConnection[DictRow].connect(
         host=server.host,
         port=server.port,
@@ -184,12 +186,12 @@ async def connect(
         application_name=application_name,
         # Only a backstop for an attempt that was abandoned.
         connect_timeout=math.ceil(timeout) + 2,
-        gssencmode="disable",
         client_encoding="utf8",
         options=" ".join(f"-c {name}={value}" for name, value in options.items()),
         autocommit=True,
         prepare_threshold=None,
         row_factory=cast(Any, dict_row),
+        **others,
     )
     try:
         return await _bounded(attempt, timeout, None)
@@ -654,6 +656,24 @@ SELECT set_config('log_statement', 'none', false),
 """
 _AS_BEFORE: LiteralString = (
     "RESET log_statement; RESET log_min_duration_statement; RESET log_min_error_statement"
+)
+
+
+async def grant_rewind(conn: Connection, user: str, *, timeout: float = 5.0) -> None:
+    """Let the role run pg_rewind against this server, through the database of `conn`. Waits for
+    synchronous standbys like any commit. Raises Refused, Unavailable."""
+    for function in _REWIND_READS:
+        statement = sql.SQL("GRANT EXECUTE ON FUNCTION pg_catalog.{} TO {}").format(
+            sql.SQL(function), sql.Identifier(user)
+        )
+        await _query(conn, statement, timeout=timeout)
+
+
+_REWIND_READS: tuple[LiteralString, ...] = (
+    "pg_ls_dir(text, boolean, boolean)",
+    "pg_stat_file(text, boolean)",
+    "pg_read_binary_file(text)",
+    "pg_read_binary_file(text, bigint, bigint, boolean)",
 )
 
 

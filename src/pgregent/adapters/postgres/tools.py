@@ -306,12 +306,14 @@ async def basebackup(
     source: Upstream,
     *,
     slot: str | None = None,
+    options: Sequence[str] = (),
     owner: Owner | None = None,
     timeout: float = 86400.0,
     idle_timeout: float = 300.0,
     on_line: OnLine | None = None,
 ) -> None:
-    """Clone `source` into `target` (absent or empty) with the WAL that it needs.
+    """Clone `source` into `target` (absent or empty) with the WAL that it needs. `options` win
+    over what is set here.
 
     Killed after `timeout` seconds, or `idle_timeout` without a line of progress. Raises Refused
     (disk full, no permission), else Unavailable("postgres"); `target` is then to be removed.
@@ -326,6 +328,7 @@ async def basebackup(
         "--progress",
         "--verbose",
         *([f"--slot={slot}"] if slot else []),
+        *options,
     ]
     ended = await _run(argv, owner=owner, timeout=timeout, idle=idle_timeout, on_line=on_line)
     if ended.code != 0:
@@ -341,6 +344,7 @@ async def rewind(
     source: Upstream,
     *,
     restore_target_wal: bool = False,
+    config_file: Path | None = None,
     owner: Owner | None = None,
     timeout: float = 86400.0,
     idle_timeout: float = 300.0,
@@ -349,7 +353,8 @@ async def rewind(
     """Make the stopped `data_dir` a copy of `source` from their last common point on.
 
     CHECKPOINT on the source first, or it may say "not required" wrongly. `restore_target_wal`:
-    fetch missing WAL with the target's restore_command. Never raises for what pg_rewind does.
+    fetch missing WAL with the target's restore_command. `config_file`: where it is not in
+    `data_dir`; needs PostgreSQL 15. Never raises for what pg_rewind does.
     A standby that has replayed WAL of the source's timeline fails: it needs no rewind.
     """
     try:
@@ -362,7 +367,7 @@ async def rewind(
     unfinished = control.shut_down and control.min_recovery_end_timeline > control.timeline
     if unfinished:
         try:
-            await finish_recovery(bin_dir, data_dir, owner=owner)
+            await finish_recovery(bin_dir, data_dir, config_file=config_file, owner=owner)
         except (Refused, Unavailable) as error:
             return Failed(str(error))
     argv = [
@@ -371,6 +376,7 @@ async def rewind(
         f"--source-server={_tool_conninfo(source, 'pgregent_rewind')}",
         "--progress",
         *(["--restore-target-wal"] if restore_target_wal else []),
+        *([f"--config-file={config_file}"] if config_file else []),
     ]
     try:
         ended = await _run(argv, owner=owner, timeout=timeout, idle=idle_timeout, on_line=on_line)
@@ -399,7 +405,12 @@ def _keep_what_was_replayed(data_dir: Path, control: ControlData) -> NotRequired
 
 
 async def finish_recovery(
-    bin_dir: Path, data_dir: Path, *, owner: Owner | None = None, timeout: float = 3600.0
+    bin_dir: Path,
+    data_dir: Path,
+    *,
+    config_file: Path | None = None,
+    owner: Owner | None = None,
+    timeout: float = 3600.0,
 ) -> None:
     """End the recovery of a stopped standby on the timeline that it has reached, in single-user
     mode. Only before a rewind: what this appends is nobody's.
@@ -408,10 +419,26 @@ async def finish_recovery(
     for the last common checkpoint where there is none. Raises Refused, Unavailable("postgres").
     """
     set_standby_signal(data_dir, False, owner)
-    argv = [str(bin_dir / "postgres"), "--single", "-F", "-D", str(data_dir.absolute())]
-    ended = await _run([*argv, "template1"], owner=owner, timeout=timeout)
+    argv = [
+        *(str(bin_dir / "postgres"), "--single", "-F", "-D", str(data_dir.absolute())),
+        f"--data_directory={data_dir.absolute()}",
+        *([f"--config_file={config_file}"] if config_file else []),
+        "template1",
+    ]
+    ended = await _run(argv, owner=owner, timeout=timeout)
     if ended.code != 0:
         raise Refused(f"recovery of {data_dir} in single-user mode failed: {ended.last_words}")
+
+
+async def run_command(
+    argv: Sequence[str], passfile: Path, owner: Owner | None, *, timeout: float = 3600.0
+) -> None:
+    """Run the operator's command with PGPASSFILE set. Raises Refused if it cannot be run or fails,
+    Unavailable if it takes too long."""
+    ended = await _run(argv, owner=owner, timeout=timeout, passfile=passfile)
+    if ended.code != 0:
+        said = f": {' | '.join(ended.lines)}" if ended.lines else ""
+        raise Refused(f"{argv[0]} ended with code {ended.code}{said}")
 
 
 def _tool_conninfo(source: Upstream, application_name: str) -> str:
@@ -435,6 +462,7 @@ async def _run(
     timeout: float,
     idle: float | None = None,
     on_line: OnLine | None = None,
+    passfile: Path | None = None,
 ) -> _Ended:
     # Not asyncio's subprocesses: uvloop's do not switch users.
     loop = asyncio.get_running_loop()
@@ -457,7 +485,7 @@ async def _run(
                 loop.call_soon_threadsafe(hear, line)
         return process.wait()
 
-    process = _spawn(argv, owner)
+    process = _spawn(argv, owner, passfile)
     ended = asyncio.ensure_future(asyncio.to_thread(drain))
     try:
         while not ended.done():
@@ -474,7 +502,9 @@ async def _run(
             await asyncio.wait({ended}, timeout=_KILL_WAIT_S)
 
 
-def _spawn(argv: Sequence[str], owner: Owner | None) -> subprocess.Popen[bytes]:
+def _spawn(
+    argv: Sequence[str], owner: Owner | None, passfile: Path | None = None
+) -> subprocess.Popen[bytes]:
     home = _home(os.geteuid() if owner is None else owner.uid)
     try:
         return subprocess.Popen(
@@ -483,7 +513,9 @@ def _spawn(argv: Sequence[str], owner: Owner | None) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             # libpq looks for certificates at home, and fails when it may not look.
-            env=tool_environment() | {"HOME": home},
+            env=tool_environment()
+            | {"HOME": home}
+            | ({"PGPASSFILE": str(passfile)} if passfile else {}),
             cwd="/",
             umask=0o077,
             start_new_session=True,
