@@ -181,6 +181,18 @@ async def test_the_agents_end_is_told_and_a_script_may_end(tmp_path: Path, watch
     assert scripts.lines() == ["on_start replica demo", "on_stop replica demo"]
 
 
+async def test_an_agent_that_leaves_postgresql_running_does_not_wait(
+    tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "LAST_LIMIT", 600.0)
+    scripts, state = Scripts(tmp_path, "exec sleep 600"), primary()
+    one = watch(state, scripts)
+    await look(one, state, PRIMARY)
+    await scripts.said(1)
+    async with asyncio.timeout(10):
+        await one.close()
+
+
 async def test_the_agents_end_does_not_wait_for_ever(
     tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,9 +201,14 @@ async def test_the_agents_end_does_not_wait_for_ever(
     one = watch(state, scripts)
     await look(one, state, STANDBY)
     await scripts.said(1)
+    state.postgres = STOPPED
     async with asyncio.timeout(10):
         await one.close()
-    assert not [p for p in os.listdir("/proc") if p.isdigit() and is_child_sleep(int(p))]
+
+    async def gone() -> bool:
+        return not any(is_child_sleep(int(p)) for p in os.listdir("/proc") if p.isdigit())
+
+    await pg.eventually("it is gone", gone)
 
 
 def is_child_sleep(pid: int) -> bool:

@@ -74,7 +74,10 @@ def test_mistakes_are_those_of_the_file() -> None:
     assert f'{WHERE}: synchronus_mode: unknown key; did you mean "synchronous_mode"?' in lines
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", "[" * 100_000])
+HALF_A_CHARACTER = r'{"postgresql": {"parameters": {"search_path": "\ud800"}}}'
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", "[" * 100_000, HALF_A_CHARACTER])
 def test_what_is_no_dynamic_configuration_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="the DCS key"):
         parse_dynamic(text, WHERE)

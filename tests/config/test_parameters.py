@@ -44,7 +44,7 @@ def test_pgregents_own_are_dropped_and_said_when_they_differ() -> None:
 
 
 def test_what_adapters_rely_on_is_dropped_here() -> None:
-    settable = {"unix_socket_directories", "full_page_writes"}
+    settable = {"unix_socket_directories", "full_page_writes", "fsync", "synchronous_commit"}
     assert set(OWNED_PARAMETERS) | set(FIXED_PARAMETERS) - settable <= OWN | settable
 
 

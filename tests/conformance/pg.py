@@ -134,7 +134,7 @@ class Pg:
         return render.Upstream("127.0.0.1", other.port, SUPERUSER, self.passfile, self.name)
 
     def configure(self, **parameters: render.Value) -> None:
-        render.keep_base(self.data_dir, self.owner)
+        render.keep_base(self.data_dir, self.data_dir, self.owner)
         text = render.postgresql_conf({**SMALL, "port": self.port, **parameters})
         render.write_file(self.data_dir / render.POSTGRESQL_CONF, text, self.owner)
         hba = ["host all all 127.0.0.1/32 scram-sha-256"]

@@ -60,7 +60,10 @@ async def test_it_is_run_once_and_its_failure_is_no_cluster(agents: Agents) -> N
         local={"path": str(agents.root / "dcs.sqlite")},
         bootstrap={"dcs": {"synchronous_mode": True}, "post_init": f"{script} 'a word'"},
     )
-    await logged(agent, f"{script} ended with code 3: CREATE DATABASE | out of luck")
+    words = agent.file.parent / "data.pgregent" / "post_bootstrap.log"
+    await logged(agent, f"{script} ended with code 3; what it said is in {words}")
+    assert words.read_text() == "CREATE DATABASE\nout of luck\n"
+    assert words.stat().st_mode & 0o077 == 0
     await logged(agent, "post_bootstrap failed, or was interrupted: the cluster is not created")
     expected = f"a word host='127.0.0.1' port='{port}' user='postgres' dbname='postgres'\n"
     assert told.read_text() == expected
@@ -78,4 +81,4 @@ async def test_it_is_run_once_and_its_failure_is_no_cluster(agents: Agents) -> N
         await sql.connect(server, sql.Credentials("postgres", PASSWORD), dbname="app", timeout=5)
     )
     assert not list(data.glob("post_bootstrap.*"))
-    assert not list(data.with_name("data.pgregent").glob("post_bootstrap*"))
+    assert not (words.parent / "post_bootstrap.pgpass").exists()

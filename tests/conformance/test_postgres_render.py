@@ -43,7 +43,8 @@ def test_a_closed_server_admits_replication_and_the_superuser() -> None:
     assert render.closed_hba(given, "boss") == (
         "# comment",
         'local all "boss" trust',
-        "host replication,all all 10.0.0.0/8 md5",
+        "host replication all 10.0.0.0/8 md5",
+        'host all "boss" 10.0.0.0/8 md5',
         'host app,other "boss" 10.0.0.0/8 scram-sha-256',
         "hostssl all +dba 10.0.0.0/8 cert clientcert=verify-full",
         'host all "boss" 0.0.0.0/0 reject',
@@ -124,10 +125,26 @@ def test_write_file_refuses_in_words_and_keeps_the_old_one(tmp_path: Path) -> No
 
 def test_keep_base_renames_once(tmp_path: Path) -> None:
     (tmp_path / "postgresql.conf").write_text("original")
-    render.keep_base(tmp_path)
+    render.keep_base(tmp_path, tmp_path)
     (tmp_path / "postgresql.conf").write_text("ours")
-    render.keep_base(tmp_path)
+    render.keep_base(tmp_path, tmp_path)
     assert (tmp_path / "postgresql.base.conf").read_text() == "original"
+
+
+def test_files_of_others_in_a_configuration_directory_are_kept(tmp_path: Path) -> None:
+    data, conf = tmp_path / "data", tmp_path / "conf"
+    data.mkdir()
+    conf.mkdir()
+    (data / render.BASE_CONF).write_text("work_mem = 7MB\n")
+    (conf / render.HBA_CONF).write_text("local all all peer\n")
+    (conf / render.IDENT_CONF).write_text(f"{render.HEADER}")
+    for _ in range(2):
+        render.keep_base(conf, data)
+        render.keep_access_files(conf)
+        (conf / render.HBA_CONF).write_text(f"{render.HEADER}ours\n")
+    assert (conf / render.BASE_CONF).read_text() == "work_mem = 7MB\n"
+    assert (conf / "pg_hba.base.conf").read_text() == "local all all peer\n"
+    assert not (conf / "pg_ident.base.conf").exists()
 
 
 def test_standby_signal_also_removes_recovery_signal(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from pgregent.adapters.postgres import sql, wal
 from pgregent.adapters.postgres.server import LocalServer
 from pgregent.agent import wiring
-from pgregent.agent.wiring import _server_config
+from pgregent.agent.wiring import _custom_conf, _server_config
 from pgregent.config.load import check_config
 from pgregent.config.schema import AgentConfig
 from pgregent.core.durability import standby_names
@@ -76,7 +76,8 @@ class Members:
         assert config is not None, found
         self.configs[name] = config
         server = LocalServer(
-            _server_config(config, config.bootstrap.dcs, self.bin_dir), lambda path, size: None
+            _server_config(config, config.bootstrap.dcs, self.bin_dir, _custom_conf(config)),
+            lambda path, size: None,
         )
         self.made.append(server)
         await server.open(lambda why: None)

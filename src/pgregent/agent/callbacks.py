@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from pgregent.config.callbacks import Callbacks as Section
 from pgregent.core.publish import serving
@@ -22,6 +23,7 @@ LOOK_EVERY = 0.05
 TIME_LIMIT = 300.0
 LAST_LIMIT = 5.0
 """Seconds that a script gets when the agent ends."""
+KILLED_LIMIT = 0.5
 
 
 class Callbacks:
@@ -61,9 +63,11 @@ class Callbacks:
             self._call(self._reloads, "on_reload", self._role)
 
     async def close(self) -> None:
-        """Tell of the end. A script gets 5 s more."""
+        """Tell of the end. A script gets 5 s more; none where PostgreSQL goes on, since the next
+        agent has to take that over before its authority runs out."""
         self.look()
-        await asyncio.gather(self._changes.close(LAST_LIMIT), self._reloads.close(LAST_LIMIT))
+        limit = 0.0 if self._role else LAST_LIMIT
+        await asyncio.gather(self._changes.close(limit), self._reloads.close(limit))
 
     def _call(self, turn: "_Turn", action: str, role: str) -> None:
         if words := self._section.commands.get(action):
@@ -99,8 +103,8 @@ class _Turn:
     async def close(self, limit: float) -> None:
         """Wait for the last one, and end it after `limit` seconds."""
         if self._task is not None:
-            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-                await asyncio.wait_for(self._task, limit)
+            await asyncio.wait({self._task}, timeout=limit)
+            self._task.cancel()
 
     async def _run(self, argv: tuple[str, ...]) -> None:
         async with self._one_at_a_time:
@@ -111,6 +115,9 @@ class _Turn:
             except OSError as error:
                 log.warning("callback %s: cannot run %s: %s", argv[-3], argv[0], error.strerror)
                 return
+            with contextlib.suppress(OSError):
+                # What protects the agent from the OOM killer is not for scripts.
+                Path(f"/proc/{process.pid}/oom_score_adj").write_text("0")
             try:
                 async with asyncio.timeout(TIME_LIMIT):
                     code = await process.wait()
@@ -120,6 +127,8 @@ class _Turn:
             finally:
                 if process.returncode is None:
                     os.killpg(process.pid, signal.SIGKILL)
-                    await process.wait()
+                    # One that waits for a disk dies when that answers.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(process.wait(), KILLED_LIMIT)
             if code:
                 log.warning("callback %s: %s ended with code %d", argv[-3], argv[0], code)

@@ -138,6 +138,8 @@ class DynamicConfig:
                 log.debug("cannot read the dynamic configuration: %s", error)
             except Refused as error:
                 log.error("the dynamic configuration was changed, and is wrong: %s", error)
+            except Exception:
+                log.exception("the dynamic configuration was changed, and cannot be used")
 
     async def _stored(self, ours: str, where: str) -> str:
         """What the DCS holds, which is `ours` (found in `where`) from now on if it held nothing."""

@@ -75,6 +75,6 @@ def is_ours(value: bytes) -> bool:
     """Whether a members/<name> is one of ours, and not Patroni's."""
     try:
         found: Any = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(found, dict) and _OWN in found

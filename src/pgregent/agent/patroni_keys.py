@@ -30,6 +30,7 @@ ROUND_S = 1.0
 """Seconds after which the keys are looked at again: whether they are still there."""
 AGAIN_S = 0.2
 POLL_S = 0.05
+LEAVE_S = 0.5
 POSITIONS_S = 5.0
 """Seconds between writes of a key of which only WAL positions have changed."""
 
@@ -94,12 +95,14 @@ class PatroniKeeper:
             await self._rest(seen, ROUND_S if whole else AGAIN_S)
 
     async def leave(self) -> None:
-        """Remove what would vanish with this agent."""
-        with suppress(Unavailable):
-            found = await self._keys.read(self._all)
-            await self._drop_leader(found)
-            if (own := found.get(self._member)) is not None:
-                await self._keys.remove(self._member, own)
+        """Remove what would vanish with this agent, if that can be done soon: the next agent may
+        have to take PostgreSQL over before its authority runs out."""
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                found = await self._keys.read(self._all)
+                await self._drop_leader(found)
+                if (own := found.get(self._member)) is not None:
+                    await self._keys.remove(self._member, own)
 
     def _moment(self) -> tuple[object, ...]:
         """What is told at once when it changes."""
@@ -127,11 +130,10 @@ class PatroniKeeper:
         if not self._node.serving:
             await self._drop_leader(found)
             return await self._keep_member(found)
-        whole = await self._keep_primarys(found)
-        whole = await self._keep_member(found) and whole
-        if asked := found.get(self._failover):
+        whole = await self._keep_member(found)
+        if self._node.serving and (asked := found.get(self._failover)):
             await self._take_request(asked)
-        return whole
+        return await self._keep_primarys(found) and whole
 
     async def _drop_leader(self, found: Mapping[str, Found]) -> None:
         """If it names this member: an agent that died may have left it."""

@@ -34,7 +34,7 @@ def _request(value: bytes) -> dict[str, Any]:
         return {}
     try:
         found: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise Refused(f'found {text[:80]!r}, expected {{"leader": "n1", "member": "n2"}}')

@@ -48,14 +48,23 @@ class Server(Protocol):
         ...
 
 
+class Prepare(Protocol):
+    """See Hooks."""
+
+    def __call__(
+        self, config: AgentConfig, dynamic: Dcs, *, files: bool
+    ) -> Awaitable[Callable[[], Awaitable[None]]]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """What a reload needs of the agent: `load` reads the file again; `prepare` raises Refused for
-    what PostgreSQL would not start with, and what it returns has PostgreSQL use it; `take` gives
+    what PostgreSQL would not start with, and what it returns has PostgreSQL use it (`files`: the
+    files that the configuration names are read again, too); `take` gives
     the rest to core and API."""
 
     load: Callable[[], Loaded]
-    prepare: Callable[[AgentConfig, Dcs], Awaitable[Callable[[], Awaitable[None]]]]
+    prepare: Prepare
     take: Callable[[AgentConfig, Dcs], None]
     pending: Callable[[Pending], None]
 
@@ -82,15 +91,20 @@ class Reload:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            with contextlib.suppress(Refused, Unavailable):
+            try:
                 await self.file()
+            except (Refused, Unavailable):
+                pass  # It is in the log.
+            except Exception:
+                log.exception("the configuration cannot be read again")
 
     async def file(self) -> tuple[str, ...]:
         """Read the file again; returns what there is to know of it, in sentences. Raises Refused
         for what is wrong: nothing changes then; and Unavailable. All of it is logged, too."""
         try:
-            loaded = await asyncio.to_thread(self._hooks.load)
-            later = await self._apply(loaded.config, self._dynamic)
+            async with self._one_at_a_time:
+                loaded = await asyncio.to_thread(self._hooks.load)
+                later = await self._apply(loaded.config, self._dynamic, files=True)
         except (Refused, Unavailable) as error:
             log.error("the configuration stays as it was: %s", error)
             raise
@@ -103,24 +117,24 @@ class Reload:
         """The dynamic configuration was changed. Raises Refused for parameters that PostgreSQL
         would not start with."""
         try:
-            await self._apply(self.config, dynamic)
+            async with self._one_at_a_time:
+                await self._apply(self.config, dynamic, files=False)
             log.info("the dynamic configuration was changed, and is in force")
         except Unavailable as error:
             log.error("PostgreSQL has not read the changed configuration: %s", error)
 
-    async def _apply(self, config: AgentConfig, dynamic: Dcs) -> list[str]:
+    async def _apply(self, config: AgentConfig, dynamic: Dcs, *, files: bool) -> list[str]:
         """Returns what is not used before the agent is started anew."""
-        async with self._one_at_a_time:
-            reconfigure = await self._hooks.prepare(config, dynamic)
-            self._hooks.take(config, dynamic)
-            changed = sorted(_changed(self.config, config))
-            later = [f"{key} was changed: restart the agent to use it" for key in changed]
-            for sentence in later:
-                log.warning("%s", sentence)
-            self.config, self._dynamic = config, dynamic
-            await reconfigure()
-            self._look.set()
-            return later
+        reconfigure = await self._hooks.prepare(config, dynamic, files=files)
+        self._hooks.take(config, dynamic)
+        changed = sorted(_changed(self.config, config))
+        later = [f"{key} was changed: restart the agent to use it" for key in changed]
+        for sentence in later:
+            log.warning("%s", sentence)
+        self.config, self._dynamic = config, dynamic
+        await reconfigure()
+        self._look.set()
+        return later
 
     async def _look_for_pending(self) -> None:
         while True:

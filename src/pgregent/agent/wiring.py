@@ -10,6 +10,7 @@ import signal
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -89,14 +90,23 @@ def run_agent(loaded: Loaded, again: Callable[[], Loaded]) -> int:
     bin_dir = tools.find_bin_dir(config.postgresql.bin_dir)
     state_dir = config.postgresql.data_dir.with_name(f"{config.postgresql.data_dir.name}.pgregent")
     _make_dir(state_dir)
-    lock = hold_lock(state_dir / "agent.lock")
+    with ExitStack() as locks:
+        locks.callback(hold_lock(state_dir / "agent.lock").release)
+        folder = config.postgresql.config_dir
+        if folder is not None and os.access(folder, os.W_OK | os.X_OK):
+            # Another member's files there would say who confirms this one's commits.
+            locks.callback(hold_lock(folder / "pgregent.lock").release)
+        return _until_it_ends(config, state_dir, bin_dir, again)
+
+
+def _until_it_ends(
+    config: AgentConfig, state_dir: Path, bin_dir: Path, again: Callable[[], Loaded]
+) -> int:
     try:
         return uvloop.run(_run(config, state_dir, bin_dir, again))
     except Unavailable as error:
         log.error("ended: %s", error)
         return 1
-    finally:
-        lock.release()
 
 
 def _raise_file_limit() -> None:
@@ -106,7 +116,14 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _server_config(config: AgentConfig, dynamic: Dcs, bin_dir: Path) -> ServerConfig:
+def _custom_conf(config: AgentConfig) -> bytes | None:
+    path = config.postgresql.custom_conf
+    return custom_conf(path) if path else None
+
+
+def _server_config(
+    config: AgentConfig, dynamic: Dcs, bin_dir: Path, custom: bytes | None
+) -> ServerConfig:
     postgresql = config.postgresql
     auth = postgresql.authentication
     owner = tools.service_owner()
@@ -128,7 +145,7 @@ def _server_config(config: AgentConfig, dynamic: Dcs, bin_dir: Path) -> ServerCo
         pg_hba=config.server_hba(dynamic),
         pg_ident=config.server_ident(dynamic),
         config_dir=postgresql.config_dir,
-        custom_conf=custom_conf(postgresql.custom_conf) if postgresql.custom_conf else None,
+        custom_conf=custom,
         use_slots=dynamic.postgresql.use_slots,
         basebackup=config.basebackup(dynamic),
         stop_timeout=config.stop_timeout(dynamic),
@@ -143,11 +160,14 @@ def _credentials(role: schema.Credentials) -> Credentials:
 
 
 async def _prepare(
-    server: LocalServer, callbacks: Callbacks, config: AgentConfig, dynamic: Dcs
+    server: LocalServer, callbacks: Callbacks, config: AgentConfig, dynamic: Dcs, *, files: bool
 ) -> Callable[[], Awaitable[None]]:
     """See agent.reload.Hooks."""
-    changed = _server_config(config, dynamic, server.config.bin_dir)
+    custom = _custom_conf(config) if files else server.config.custom_conf
+    changed = _server_config(config, dynamic, server.config.bin_dir, custom)
     await check_configuration(changed)
+    # Some keys stay as they were until the agent starts anew.
+    await check_files(server.config.changed_to(changed))
     reconfigure = partial(server.reconfigure, changed)
     return partial(callbacks.reconfigured, config.postgresql.callbacks, reconfigure)
 
@@ -195,10 +215,10 @@ async def _run(
             f"{config.namespace}/{config.scope}/config",
             state_dir,
             config.bootstrap.dcs,
-            lambda dynamic: check_configuration(_server_config(config, dynamic, bin_dir)),
+            lambda dynamic: check_configuration(_server_config(config, dynamic, bin_dir, None)),
         )
         dynamic = await changes.load(lambda text: log.warning("%s", text))
-        server_config = _server_config(config, dynamic, bin_dir)
+        server_config = _server_config(config, dynamic, bin_dir, _custom_conf(config))
         settings = _settings(config, dynamic)
         check_parameters(server_config.parameters)
         await check_files(server_config)

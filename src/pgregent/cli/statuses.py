@@ -85,8 +85,11 @@ async def request(
     try:
         head = f"{verb} {path} HTTP/1.0\r\nHost: {host}:{port}\r\n{headers}"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        code = int(answer.split(b"\r\n", 1)[0].split()[1])
+        try:
+            answer = await reader.readuntil(b"\r\n\r\n")
+            code = int(answer.split(b"\r\n", 1)[0].split()[1])
+        except (asyncio.LimitOverrunError, IndexError):
+            raise ValueError("no HTTP answer") from None
         found = b""
         while chunk := await reader.read(1 << 16):
             found += chunk

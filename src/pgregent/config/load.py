@@ -89,6 +89,10 @@ def parse_dynamic(text: str, where: str) -> LoadedDynamic:
     except (ValueError, RecursionError) as error:
         reason = str(error) or "nested too deeply"
         raise Refused(f"{where}: not valid JSON: {reason}") from None
+    try:
+        json.dumps(document.value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Refused(f"{where}: found half a character, \\ud800 to \\udfff") from None
     dcs = _validated(document, Dcs, "bootstrap.dcs")
     if dcs is None:
         raise Refused(_all_of(where, document.mistakes))

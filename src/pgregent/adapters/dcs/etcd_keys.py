@@ -31,8 +31,8 @@ class EtcdKeys:
 
     async def read(self, keys: Collection[str]) -> dict[str, Found]:
         found: dict[str, Found] = {}
+        await self._keep_alive()
         with self._call() as call:
-            await self._keep_alive(call)
             looks = [{"request_range": {"key": encoded(key)}} for key in keys]
             answer = await self._ask(call, "kv/txn", {"success": looks})
             for key, part in zip(keys, answer.get("responses", []), strict=True):
@@ -50,6 +50,7 @@ class EtcdKeys:
         ephemeral: bool = False,
         guard: Guard | None = None,
     ) -> bool:
+        lease = (self._lease or await self._grant()) if ephemeral else ""
         with self._call() as call:
             compare = [_unchanged(key, found)]
             if guard:
@@ -59,7 +60,7 @@ class EtcdKeys:
                 compare += known
             put: dict[str, str] = {"key": encoded(key), "value": encoded(value)}
             if ephemeral:
-                put["lease"] = self._lease or await self._grant(call)
+                put["lease"] = lease
             message = {"compare": compare, "success": [{"request_put": put}]}
             return bool((await self._ask(call, "kv/txn", message)).get("succeeded"))
 
@@ -69,15 +70,19 @@ class EtcdKeys:
             message = {"compare": [_unchanged(key, found)], "success": [delete]}
             return bool((await self._ask(call, "kv/txn", message)).get("succeeded"))
 
-    async def _grant(self, call: Call) -> str:
-        answer = await self._ask(call, "lease/grant", {"TTL": str(self._ttl)})
+    # A call of its own each: a deadline that two share would end a connection that is only slow.
+
+    async def _grant(self) -> str:
+        with self._call() as call:
+            answer = await self._ask(call, "lease/grant", {"TTL": str(self._ttl)})
         self._lease, self._renewed_at = str(answer["ID"]), time.monotonic()
         return self._lease
 
-    async def _keep_alive(self, call: Call) -> None:
+    async def _keep_alive(self) -> None:
         if not self._lease or time.monotonic() - self._renewed_at < self._ttl / 4:
             return
-        answer = await self._ask(call, "lease/keepalive", {"ID": self._lease})
+        with self._call() as call:
+            answer = await self._ask(call, "lease/keepalive", {"ID": self._lease})
         self._renewed_at = time.monotonic()
         if not int(answer.get("TTL", 0)):
             self._lease = ""

@@ -87,7 +87,7 @@ async def check_files(config: ServerConfig) -> None:
     """Raise Refused for a config_dir that nothing can be written to, a pg_hba that keeps the agent
     out, and for a custom_conf with which PostgreSQL would not start, or would elsewhere."""
     hba = render.closed_hba(config.pg_hba or DEFAULT_HBA, config.superuser.user)
-    if config.use_unix_socket and not any(line.split()[:1] == ["local"] for line in hba):
+    if config.use_unix_socket and not any(map(_admits_locally, hba)):
         raise Refused(
             f"pg_hba: found no line `local all {config.superuser.user} …`, expected one, because "
             "postgresql.use_unix_socket is true: the agent could not log in; add it"
@@ -101,13 +101,22 @@ async def check_files(config: ServerConfig) -> None:
         return
     said = await _parse(config, config.custom_conf)
     if said.code:
-        raise Refused(f"postgresql.custom_conf: PostgreSQL would not start: {said.text}")
+        # What is near a mistake may be a secret.
+        shown = re.sub(r", near [^;]*", "", said.text)
+        raise Refused(f"postgresql.custom_conf: PostgreSQL would not start: {shown}")
     # pg_rewind would recover what is there.
     if said.data_directory not in ("", os.path.realpath(config.data_dir)):
         raise Refused(
             f"postgresql.custom_conf: found data_directory {said.data_directory}, expected none, "
             f"or postgresql.data_dir, which is {config.data_dir}: remove it from that file"
         )
+
+
+def _admits_locally(line: str) -> bool:
+    """Whether a record of pg_hba.conf lets its user in through a socket."""
+    kind, database, _, method = [*line.split(), *[""] * 4][:4]
+    named = {name.strip('"') for name in database.split(",")}
+    return kind == "local" and bool(named & {"all", "postgres"}) and method != "reject"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +130,25 @@ class _Said:
 
 
 async def _parse(config: ServerConfig, content: bytes) -> _Said:
+    try:
+        return await _asked(config, content)
+    except OSError:
+        return _Said()
+
+
+async def _asked(config: ServerConfig, content: bytes) -> _Said:
     with tempfile.TemporaryDirectory(prefix="pgregent-check-") as folder:
         file = Path(folder) / "postgresql.conf"
         # A file and not arguments, which everybody on the machine could read.
         file.write_bytes(content)
         argv = (str(config.bin_dir / "postgres"), "-C", "data_directory", "-D", folder)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(*argv, f"--config-file={file}"),
-                env=wal.tool_environment(),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        except OSError:
-            return _Said()
+        process = await asyncio.create_subprocess_exec(
+            *(*argv, f"--config-file={file}"),
+            env=wal.tool_environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
         try:
             async with asyncio.timeout(CHECK_S):
                 out, err = await process.communicate()

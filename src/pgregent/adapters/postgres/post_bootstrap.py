@@ -56,7 +56,12 @@ async def _run(config: ServerConfig) -> None:
     )
     render.write_file(passfile, render.pass_file([entry]), config.owner)
     try:
-        await tools.run_command((*config.post_bootstrap, target), passfile, config.owner)
+        await tools.run_command(
+            (*config.post_bootstrap, target),
+            passfile,
+            config.owner,
+            last_words=config.state_dir / "post_bootstrap.log",
+        )
     except Refused as error:
         raise Refused(
             f"bootstrap.post_bootstrap: {error}: the cluster is not created; correct the command "

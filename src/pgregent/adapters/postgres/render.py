@@ -36,9 +36,11 @@ ROLE_PARAMETERS = frozenset(
         "synchronous_standby_names",
     }
 )
-# What ALTER SYSTEM must not override: who this server follows, who confirms its commits, what it
-# does when it crashes or stops recovering, and where its agent finds it.
+# What ALTER SYSTEM must not override: who this server follows, who confirms its commits and what
+# that is worth, what it does when it crashes or stops recovering, and where its agent finds it.
 OWNED_PARAMETERS = ROLE_PARAMETERS | {
+    "fsync",
+    "full_page_writes",
     "hba_file",
     "hot_standby",
     "ident_file",
@@ -54,7 +56,9 @@ OWNED_PARAMETERS = ROLE_PARAMETERS | {
     "recovery_target_time",
     "recovery_target_xid",
     "restart_after_crash",
+    "synchronous_commit",
     "unix_socket_directories",
+    "wal_log_hints",
 }
 
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
@@ -248,6 +252,7 @@ def closed_hba(lines: Iterable[str], *roles: str) -> tuple[str, ...]:
 
     What names a group, a file or a pattern of users stays as it is: the roles may be in it.
     """
+    lines = [record for line in lines for record in _without_replication(line)]
     kept: list[str] = []
     for line in lines:
         words = [word for word in _HBA_FIELD.findall(line) if not word.startswith("#")]
@@ -264,6 +269,16 @@ def closed_hba(lines: Iterable[str], *roles: str) -> tuple[str, ...]:
             users = ",".join(hba_name(role) for role in dict.fromkeys(admitted))
             kept.append(" ".join((*words[:2], users, *words[3:])))
     return tuple(kept)
+
+
+def _without_replication(line: str) -> tuple[str, ...]:
+    """The record as one for replication and one for the databases that it names beside that."""
+    words: list[str] = [w for w in _HBA_FIELD.findall(line) if not w.startswith("#")]
+    databases = words[1].split(",") if len(words) >= 4 else []
+    others = ",".join(name for name in databases if name != "replication")
+    if "replication" not in databases or not others:
+        return (line,)
+    return tuple(" ".join((words[0], name, *words[2:])) for name in ("replication", others))
 
 
 def lines_conf(lines: Iterable[str]) -> str:
@@ -358,17 +373,35 @@ def remove_file(path: Path) -> None:
         raise refusal(error, f"cannot remove {path}") from error
 
 
-def keep_base(conf_dir: Path, owner: Owner | None = None) -> None:
-    """Rename the original postgresql.conf to postgresql.base.conf, once. Raises Refused."""
+def keep_base(conf_dir: Path, data_dir: Path, owner: Owner | None = None) -> None:
+    """Rename the original postgresql.conf to postgresql.base.conf, once; where there is none, the
+    data directory's serves. Raises Refused."""
     base, original = conf_dir / BASE_CONF, conf_dir / POSTGRESQL_CONF
     if base.exists():
         return
     if not original.exists():
-        write_file(base, "# There was no postgresql.conf when pgregent took over.\n", owner)
+        before = data_dir / BASE_CONF
+        none = b"# There was no postgresql.conf when pgregent took over.\n"
+        write_file(base, before.read_bytes() if before.exists() else none, owner)
         return
+    _set_aside(original, base)
+
+
+def keep_access_files(conf_dir: Path) -> None:
+    """Rename pg_hba.conf and pg_ident.conf that are not ours, once. Raises Refused."""
+    for name in (HBA_CONF, IDENT_CONF):
+        original = conf_dir / name
+        base = original.with_suffix(".base.conf")
+        if not original.exists() or base.exists():
+            continue
+        if not original.read_bytes().startswith(HEADER.encode()):
+            _set_aside(original, base)
+
+
+def _set_aside(original: Path, base: Path) -> None:
     try:
         original.rename(base)
-        fsync_dir(conf_dir)
+        fsync_dir(base.parent)
     except OSError as error:
         raise refusal(error, f"cannot rename {original} to {base.name}") from error
 

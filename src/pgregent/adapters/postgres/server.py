@@ -209,7 +209,9 @@ class LocalServer:
         post_bootstrap.refuse_begun(data)
         remove_stale_pid_file(data, config.state_dir)
         self._make_socket_dir()
-        render.keep_base(config.conf_dir, owner)
+        render.keep_base(config.conf_dir, data, owner)
+        if config.config_dir is not None:
+            render.keep_access_files(config.config_dir)
         render.strip_auto_conf(data, owner)
         self._write_static()
         self._write_hba(open_to_clients=standby)
@@ -231,6 +233,9 @@ class LocalServer:
         parameters = config.all_parameters(config.name)
         if int((config.data_dir / "PG_VERSION").read_text()) < NO_TRIGGER_FILE:
             parameters["promote_trigger_file"] = ""
+        if config.config_dir is not None:
+            # pg_rewind recovers what this names.
+            parameters["data_directory"] = str(config.data_dir)
         text = render.postgresql_conf(parameters, defaults=DEFAULT_PARAMETERS, include=include)
         render.write_file(config.conf_file, text, config.owner)
         idents = render.lines_conf(config.pg_ident)
@@ -250,6 +255,9 @@ class LocalServer:
         config, directory = self.config, self.config.socket_dir
         if config.own_sockets in config.socket_directories:
             directory.mkdir(mode=0o755, exist_ok=True)
+            # Nothing runs: what is here was left by a kill, and its pid may be another's by now.
+            for left in directory.glob(".s.PGSQL.*"):
+                render.remove_file(left)
             if config.owner is not None:
                 os.chown(directory, config.owner.uid, config.owner.gid)
 

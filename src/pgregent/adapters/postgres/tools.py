@@ -25,6 +25,7 @@ from pgregent.adapters.postgres.render import (
     refusal,
     set_standby_signal,
     upstream_conninfo,
+    write_file,
 )
 from pgregent.adapters.postgres.wal import (
     ControlData,
@@ -431,14 +432,20 @@ async def finish_recovery(
 
 
 async def run_command(
-    argv: Sequence[str], passfile: Path, owner: Owner | None, *, timeout: float = 3600.0
+    argv: Sequence[str],
+    passfile: Path,
+    owner: Owner | None,
+    *,
+    last_words: Path,
+    timeout: float = 3600.0,
 ) -> None:
     """Run the operator's command with PGPASSFILE set. Raises Refused if it cannot be run or fails,
-    Unavailable if it takes too long."""
+    Unavailable if it takes too long. What it said at the end, which may be a secret, is only in the
+    file `last_words` (0600)."""
     ended = await _run(argv, owner=owner, timeout=timeout, passfile=passfile)
     if ended.code != 0:
-        said = f": {' | '.join(ended.lines)}" if ended.lines else ""
-        raise Refused(f"{argv[0]} ended with code {ended.code}{said}")
+        write_file(last_words, "".join(f"{line}\n" for line in ended.lines))
+        raise Refused(f"{argv[0]} ended with code {ended.code}; what it said is in {last_words}")
 
 
 def _tool_conninfo(source: Upstream, application_name: str) -> str:
