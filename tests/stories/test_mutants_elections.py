@@ -32,6 +32,7 @@ def _restore_backup(story: Story, name: str, records: int) -> None:
     node = story[name]
     node.kill()
     node.disk.log = node.disk.log[:records]
+    node.disk.standby = True  # With a backup_label, it is not told from a standby's.
     node.store = node.stranger()
 
 

@@ -21,7 +21,7 @@ OWN = frozenset(
     | {"recovery_end_command", "recovery_target", "recovery_target_action"}
     | {"recovery_target_inclusive", "recovery_target_lsn", "recovery_target_name"}
     | {"recovery_target_time", "recovery_target_timeline", "recovery_target_xid"}
-    | {"recovery_min_apply_delay", "synchronous_standby_names"}
+    | {"synchronous_standby_names"}
 )
 """Set by pgregent: values that are given are dropped."""
 

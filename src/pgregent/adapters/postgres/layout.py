@@ -24,7 +24,6 @@ FIXED_PARAMETERS: Mapping[str, Value] = {
     "wal_retrieve_retry_interval": "20ms",
     "logging_collector": "off",
     "recovery_end_command": "",
-    "recovery_min_apply_delay": 0,
     "recovery_target": "",
     "recovery_target_lsn": "",
     "recovery_target_name": "",
