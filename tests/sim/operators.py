@@ -63,7 +63,10 @@ def _take_away(chaos: Chaos, node: Node, tries: int) -> None:
 
 
 def _can_spare(chaos: Chaos, node: Node) -> bool:
-    staying = [n for n in chaos.nodes() if n is not node]
+    """Not in an election: it may be appointed for its vote, and nobody can be without it then."""
+    staying, register = [n for n in chaos.nodes() if n is not node], chaos.register
+    if register is None or register.electing:
+        return False
     return len(staying) > node.settings.minimum_k and chaos.holds_all(staying)
 
 
