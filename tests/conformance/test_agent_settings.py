@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -19,6 +20,7 @@ import yaml
 
 from pgregent.adapters.dcs.local import LocalDcs
 from pgregent.adapters.postgres import tools
+from pgregent.config.lockfile import hold_lock
 from tests.conformance import pg
 from tests.conformance.trio import _kill as kill
 
@@ -251,3 +253,18 @@ async def test_a_directory_of_files_that_is_read_again(agents: Agents) -> None:
         await pg.eventually(
             "it is refused", lambda: logged(f"{place}/more.yml:1: log.level: found")
         )
+
+
+async def test_a_config_dir_that_another_member_uses_is_refused(agents: Agents) -> None:
+    """Its files would say who confirms this one's commits."""
+    folder = agents.root / "conf"
+    folder.mkdir()
+    lock = hold_lock(folder / "pgregent.lock")
+    try:
+        local = {"path": str(agents.root / "dcs.sqlite")}
+        agent = agents.start("n1", pg.free_port(), {"config_dir": str(folder)}, local=local)
+        assert await asyncio.to_thread(agent.process.wait, 30) == 2
+    finally:
+        lock.release()
+    assert f"process {os.getpid()} holds {folder}/pgregent.lock" in agent.log.read_text()
+    assert not (agent.file.parent / "data").exists()

@@ -161,12 +161,15 @@ def test_strip_auto_conf(tmp_path: Path) -> None:
     auto.write_text(
         "# Do not edit\nwork_mem = '4MB'\nSynchronous_Standby_Names = ''\n"
         "primary_conninfo 'host=x'\n  recovery_target_lsn='0/1'\nprimary_conninfo_x = 1\n"
+        "fsync = off\nsynchronous_commit = 'off'\n"
     )
     stripped = render.strip_auto_conf(tmp_path)
     assert stripped == (
         ("synchronous_standby_names", "''"),
         ("primary_conninfo", "'host=x'"),
         ("recovery_target_lsn", "'0/1'"),
+        ("fsync", "off"),
+        ("synchronous_commit", "'off'"),
     )
     assert auto.read_text() == "# Do not edit\nwork_mem = '4MB'\nprimary_conninfo_x = 1\n"
 

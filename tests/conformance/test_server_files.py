@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -240,6 +241,11 @@ async def with_config_dir(members: Members, name: str) -> LocalServer:
     return await members.add(name, postgresql=section)
 
 
+def process_of(owner: render.Owner | None) -> "subprocess.Popen[bytes]":
+    """Some other process of PostgreSQL's user."""
+    return subprocess.Popen(["sleep", "600"], user=owner.uid if owner is not None else None)
+
+
 async def test_use_unix_socket_is_how_the_agent_connects(members: Members) -> None:
     """Once the server was started with it."""
     by_tcp = {"pg_hba": HBA, "parameters": {**SMALL, "unix_socket_directories": "."}}
@@ -249,6 +255,9 @@ async def test_use_unix_socket_is_how_the_agent_connects(members: Members) -> No
     config = replace(server.config, use_unix_socket=True)
     with pytest.raises(Refused, match="found no line `local all admin"):
         await check_files(config)
+    for line in ("local all admin reject", "local replication all trust"):
+        with pytest.raises(Refused, match="found no line `local all admin"):
+            await check_files(replace(config, pg_hba=(line, *HBA)))
     config = replace(config, pg_hba=("local all admin scram-sha-256", *HBA))
     await check_files(config)
     await server.close()
@@ -263,7 +272,15 @@ async def test_use_unix_socket_is_how_the_agent_connects(members: Members) -> No
     await pg.eventually("it is seen by TCP", answers)
     assert await clients(successor) == {"127.0.0.1"}
     await successor.stop(immediate=False)
-    await successor.start("", "", None, False, members.deadline)
+    # As after a power cut: the process that has the number now is another one.
+    left = server.config.socket_dir / f".s.PGSQL.{config.port}.lock"
+    with process_of(config.owner) as another:
+        try:
+            lines = (another.pid, config.data_dir, 1, config.port, left.parent, "")
+            left.write_text("".join(f"{line}\n" for line in lines))
+            await successor.start("", "", None, False, members.deadline)
+        finally:
+            another.kill()
     await successor.admit()
     await successor.checkpoint()
     assert await clients(successor) == {None}

@@ -335,6 +335,8 @@ async def _serve(
     finally:
         for task in watching:
             task.cancel()
+        # What one of them still writes would come after what is removed now.
+        await asyncio.wait(watching, timeout=0.5)
         if keeper is not None:
             await keeper.leave()
         await channel.close()
