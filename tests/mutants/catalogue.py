@@ -44,6 +44,9 @@ LOOP = "tests/agent/test_loop.py::"
 REAL = "tests/mutants/test_real_postgres.py::"
 GUARD = "tests/conformance/test_guard.py::"
 FAILOVER = "tests/stories/test_failover.py::"
+PAUSE = "tests/stories/test_pause.py::"
+REINITIALIZE = "tests/stories/test_reinitialize.py::"
+RESTART = "tests/stories/test_restart.py::"
 
 MUTANTS: tuple[Mutant, ...] = (
     # The durability rule and its change
@@ -303,6 +306,42 @@ names = {h.name for h in holders}
         why="Restored from a backup, it has not what the writer acknowledged.",
         caught_by=ELECTIONS + "test_one_made_anew_from_a_backup_counts_for_nothing",
         says="S1: n1 opens",
+    ),
+    Mutant(
+        name="one that leaves stays a candidate",
+        file="core/step.py",
+        old="            renew_eligibility(state)\n",
+        new="",
+        why="It is appointed when its machine is gone, and nobody can be without it.",
+        caught_by=ELECTIONS + "test_one_that_leaves_is_not_appointed_for_what_it_voted",
+        says="n3 has appointed one that is gone",
+    ),
+    Mutant(
+        name="a paused member suspects",
+        file="core/standby.py",
+        old="if state.leaving is not Leaving.NO or state.settings.paused:",
+        new="if state.leaving is not Leaving.NO:",
+        why="A primary that somebody stopped by hand is succeeded though the cluster is paused.",
+        caught_by=PAUSE + "test_a_dead_primary_is_not_succeeded_until_the_end_of_the_pause",
+        says="serves('n2')",
+    ),
+    Mutant(
+        name="a copy begun while commits wait for the member",
+        file="core/reinitialize.py",
+        old="if still_counted(state, register, state.reinitialize_since):",
+        new="if False:",
+        why="Commits wait, and an election lacks it, though the others suffice.",
+        caught_by=REINITIALIZE + "test_it_is_cloned_and_leaves_the_rule_first",
+        says="it stopped before it was taken out of the rule",
+    ),
+    Mutant(
+        name="a restart that asks to be succeeded",
+        file="core/primary.py",
+        old="if not asked and waited < SUCCESSION_WAIT and",
+        new="if waited < SUCCESSION_WAIT and",
+        why="A restart becomes a failover.",
+        caught_by=RESTART + "test_a_primary_stays_primary",
+        says="suspect",
     ),
     Mutant(
         name="a seal lifted on a timeout",

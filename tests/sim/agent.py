@@ -262,8 +262,8 @@ class SimAgent:
                 yield from port.follow(label, standby_names(), self._upstream(upstream))
             case Seal(round_):
                 return (yield from port.seal(round_, standby_names()))
-            case Promote(term, rule):
-                return (yield from port.promote(term, synchronous_standby_names(rule)))
+            case Promote(term):
+                return (yield from port.promote(term, standby_names()))
             case ApplyRule(rule, checkpoint, every):
                 yield from port.apply_names(synchronous_standby_names(rule), checkpoint, every)
             case Checkpoint():

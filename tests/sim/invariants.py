@@ -45,8 +45,6 @@ class Checker:
         self.forgotten: Register | None = None
         """The newest register, while the DCS shows less."""
         self.ways: set[str] = set()
-        self.outside = False
-        """Whether something happened of which nothing is promised: the schedule ends there."""
         self._now: dict[str, Incarnation] = {}
         self._before: dict[str, Incarnation] = {}
         """What each node was before its data directory was made anew."""
@@ -77,7 +75,6 @@ class Checker:
             if new.term in self.appointed:
                 self.broken(f"S7: term {new.term} was appointed twice")
             self.appointed[new.term] = new.primary
-            self._end_if_promoted_meanwhile(new.primary.name)
         elif forgotten is None and old and old.term and new.primary != old.primary:
             self.broken(f"S7: term {new.term} changed hands")
         rules = "; ".join(f"{r.writer.name}: {r}" for r in new.rules)
@@ -85,18 +82,6 @@ class Checker:
         self.world.say(
             "dcs", f"seq {new.seq} round {new.round} term {new.term} {state}: {rules} ({new.why})"
         )
-
-    def _end_if_promoted_meanwhile(self, name: str) -> None:
-        """Whether it is appointed for a log that it voted for, and somebody promotes it by hand
-        just now: it is on a timeline that no term has, and nobody can be without its log."""
-        server, agent = self.nodes[name].server, self.nodes[name].agent
-        if server is None or agent is None or not server.by_hand:
-            return
-        vote = agent.state.vote
-        on_its_way = server.state is PgState.STANDBY
-        if vote is not None and (on_its_way or vote.position.timeline < server.timeline):
-            self.world.hit("appointed while it was promoted by hand")
-            self.outside = self.world.stop = True
 
     def forgets(self) -> None:
         """The DCS shows less than it did."""

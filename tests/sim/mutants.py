@@ -140,7 +140,7 @@ def rejoin_before_the_barrier(patch: Patch) -> None:
         return True
 
     patch.setattr(standby, "fork_is_final", no_election)
-    patch.setattr(standby, "_primary_serves", always)
+    patch.setattr(standby, "primary_serves", always)
 
 
 def handover_unproved(patch: Patch) -> None:

@@ -9,6 +9,7 @@ from pgregent.core.types import Durable, Incarnation, Settings
 from tests.sim.agent import SimAgent
 from tests.sim.fake_postgres import Server
 from tests.sim.fake_wal import Disk
+from tests.sim.port import REAPED
 from tests.sim.world import Proc, World
 
 if TYPE_CHECKING:
@@ -138,14 +139,14 @@ class Node:
             self.guard.deadline = None
             if not server.told:
                 self.world.call(
-                    self.world.between(0.0005, 0.01), self.guard.proc, self._reaped, why
+                    self.world.between(0.0005, REAPED), self.guard.proc, self._reaped, why
                 )
 
     def postmaster_ended(self, server: Server) -> None:
         """The guard tells the agent first, and then ends what the postmaster left."""
         if self.guard is None:
             return
-        after = self.world.between(0.0005, 0.01)
+        after = self.world.between(0.0005, REAPED)
 
         def tell() -> None:
             server.told = True
@@ -161,7 +162,7 @@ class Node:
             self.agent.server_exited(why)
 
     def _tell(self, agent: SimAgent, why: str) -> None:
-        after = self.world.between(0.0005, 0.01)
+        after = self.world.between(0.0005, REAPED)
         self.world.call(after, agent.proc, agent.server_exited, why)
 
     def kill_agent(self, *, silently: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pgregent.core.events import RestoreDcs, Switchover
+from pgregent.core.events import Reinitialize, Restart, RestoreDcs, Switchover
 from pgregent.core.types import PgState
 from pgregent.core.view import Leaving
 from tests.sim.chaos import Chaos
@@ -21,6 +21,46 @@ def switchover(chaos: Chaos) -> bool:
     agent.node.say(f"is asked for a switchover to {candidate or 'anybody'}")
     agent.post(Switchover(register.term, candidate))
     return True
+
+
+@fault("restart")
+def restart(chaos: Chaos) -> bool:
+    agent = chaos.node().agent
+    if agent is not None:
+        agent.node.say("is asked to restart its server")
+        agent.post(Restart())
+    return agent is not None
+
+
+@fault("reinitialize")
+def reinitialize(chaos: Chaos) -> bool:
+    agent = chaos.standby().agent
+    if agent is not None:
+        agent.node.say("is asked to make its data directory anew")
+        agent.post(Reinitialize())
+    return agent is not None
+
+
+@fault("pause")
+def pause(chaos: Chaos) -> bool:
+    """Each member hears it when it hears it, and so the end of it."""
+    if any(node.settings.paused for node in chaos.nodes()):
+        return False
+    _set_paused(chaos, True)
+    chaos.later(lambda: _set_paused(chaos, False))
+    return True
+
+
+def _set_paused(chaos: Chaos, paused: bool) -> None:
+    chaos.world.say("*", "the cluster is paused" if paused else "the cluster is resumed")
+    for node in chaos.nodes():
+        node.settings = replace(node.settings, paused=paused)
+        chaos.world.call(chaos.world.between(0.001, 0.5), None, _hear_settings, node)
+
+
+def _hear_settings(node: Node) -> None:
+    if node.agent is not None:
+        node.agent.state.settings = node.settings
 
 
 @fault("leave")

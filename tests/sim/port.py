@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 POLL = 0.005
 FRESH_EVERY = 1.0
 START_TIMEOUT = 300.0
+REAPED = 0.01
+"""Seconds within which the guard has told of an exit."""
 
 
 class Port:
@@ -114,7 +116,8 @@ class Port:
                 yield server.shut_down()
             elif server is not None:
                 server.die("killed by its guard")
-            yield self.world.between(0.0005, 0.01)
+            # The guard tells of the exit before it answers.
+            yield self.world.between(REAPED, 2 * REAPED)
         finally:
             self.stopping = False
         self.gone()

@@ -262,3 +262,31 @@ def test_a_data_directory_that_is_being_remade_is_not_started_to_vote() -> None:
     story["n3" if winner == "n2" else "n2"].thaw()
     story[winner].start_agent()
     story.well(90)
+
+
+def test_one_that_leaves_is_not_appointed_for_what_it_voted() -> None:
+    """Its machine may be taken away next, and nobody could be without it then. Who appoints did not
+    hear that it leaves, and knows it from the DCS."""
+    story = Story()
+    story["n3"].freeze()
+    story["n1"].kill()
+    _begin_election(story, "n1 is dead, and n3 does not answer")
+
+    def voted() -> bool:
+        vote = story.dcs.members["n2"].vote
+        return vote is not None and vote.eligible
+
+    story.until("n2 votes, also in the DCS", voted, 3.0)
+    story["n2"].leave()
+    story.run(1.0)
+    story.dcs.slow["n2"] = 60.0
+    story.until("n2 has left", lambda: story["n2"].agent is None, 10.0)
+    story["n3"].kill()
+    story["n3"].start_agent()
+    story.run(5.0)
+    assert story.register.term == 1, "n3 has appointed one that is gone"
+    story.dcs.slow.clear()
+    story["n2"].start_agent()
+    story.until("one serves", lambda: story.serves("n2") or story.serves("n3"), 10.0)
+    story["n1"].start_agent()
+    story.well(60)

@@ -1,10 +1,12 @@
 """A promotion cannot be recalled, and a primary that starts again shows what was never safe."""
 
+from dataclasses import replace
+
 import pytest
 
 from pgregent.core.effects import WriteRegister
 from pgregent.core.election import elect
-from pgregent.core.types import PgState
+from pgregent.core.types import NOBODY, PgState
 from tests.sim.fake_postgres import Server
 from tests.stories.story import Story
 
@@ -114,5 +116,34 @@ def test_what_a_crash_made_visible_is_not_shown_before_others_have_it() -> None:
     story["n2"].start_agent()
     story["n3"].start_agent()
     story.until("one serves", lambda: story.serves("n2") or story.serves("n3"), 20.0)
+    story["n1"].start_agent()
+    story.well(60)
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_one_on_another_timeline_than_its_terms_acknowledges_nothing(seed: int) -> None:
+    """Somebody promotes it by hand just when it is appointed: that ends on the next number, which
+    is not the term's."""
+    story = Story(nodes=2, seed=seed)
+    register = story.register
+    burned = replace(register.terms[-1], term=5, writer=NOBODY, parent=0)
+    skipped = replace(register, seq=register.seq + 1, terms=(*register.terms, burned))
+    assert story.dcs.apply(WriteRegister(register.seq, skipped))
+    story.run(1.0)
+    server = story["n2"].server
+    assert server is not None
+    server.by_hand = server.disk.foreign = True
+    server.promotion_takes = (0.0001, 0.0001)
+    story["n1"].kill()
+    story.until("it is appointed", lambda: story.register.term == 6, 3.0)
+    assert server.state is PgState.STANDBY
+    server.request_promotion()
+    story.until("it is promoted", lambda: server.state is PgState.PRIMARY, 1.0)
+    assert server.timeline == 2
+    acked: list[bool] = []
+    while server.alive:
+        story.cluster.write("n2", lambda: acked.append(True))
+        story.run(0.01)
+    assert not acked
     story["n1"].start_agent()
     story.well(60)

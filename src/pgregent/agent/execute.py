@@ -132,8 +132,8 @@ class Executor:
                 await server.follow(label, standby_names(), self._upstream(upstream))
             case Seal(round_):
                 return await server.seal(round_, standby_names())
-            case Promote(term, rule):
-                return await server.promote(term, synchronous_standby_names(rule))
+            case Promote(term):
+                return await server.promote(term, standby_names())
             case Admit():
                 await server.admit()
             case ApplyRule(rule, checkpoint, every):

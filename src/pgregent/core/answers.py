@@ -20,8 +20,9 @@ from pgregent.core.effects import (
 )
 from pgregent.core.election import vote_is_eligible
 from pgregent.core.events import Created, Done, Failed, Promoted, Sealed
+from pgregent.core.restart import end_restart
 from pgregent.core.types import PgState, Position, Postgres, Rule, Stage, Vote
-from pgregent.core.view import State
+from pgregent.core.view import Restarting, State
 
 DIED_SOON = 10.0
 """Seconds: a server that dies this soon after its start counts as one that did not start."""
@@ -33,6 +34,8 @@ def server_exited(state: State, why: str) -> None:
         return
     if state.running or state.pg is not None:
         state.announce("postgres_exited", why)
+        state.may_start = False
+        end_restart(state, why)
     state.exited_at = state.now
     if isinstance(state.pg, Start) or state.now - state.server_started_at < DIED_SOON:
         state.start_failures += 1
@@ -74,11 +77,11 @@ def _conclude(
 ) -> None:
     match effect:
         case Stop():
-            state.exited_at = state.now
-            _forget_server(state)
+            _stopped(state)
         case Start(term, rule, upstream, deadline):
             state.deadline_kept, state.closed = deadline, rule is not None
             state.began, state.server_started_at = True, state.now
+            state.restarting = Restarting.NO
             # What the guard was told while nothing ran did not count.
             state.deadline_told_at = float("-inf")
             _apply(state, rule)
@@ -114,6 +117,13 @@ def _conclude(
             _created(state, result)
 
 
+def _stopped(state: State) -> None:
+    state.exited_at, state.may_start = state.now, True
+    if state.restarting is Restarting.STOPPING:
+        state.restarting, state.holding = Restarting.STARTING, False
+    _forget_server(state)
+
+
 def _created(state: State, created: Sealed | Promoted | Created | None) -> None:
     if not isinstance(created, Created):
         return
@@ -144,7 +154,7 @@ def _promoted(state: State, effect: Promote, promoted: Promoted) -> None:
         )
         return
     state.durable = replace(state.durable, promoted=effect.term, promoting=0)
-    _apply(state, effect.rule)
+    _apply(state, None)
     position = Position(promoted.timeline, promoted.start)
     state.postgres = replace(state.postgres, state=PgState.PRIMARY, position=position)
     state.began, state.restarted = True, False
@@ -173,4 +183,5 @@ def effect_failed(state: State, answer: Failed) -> None:
         state.durable = replace(state.durable, stage=Stage.CLONE)
         state.needs_rewind = 0
     if isinstance(answer.effect, Start):
+        end_restart(state, answer.reason)
         _forget_server(state)

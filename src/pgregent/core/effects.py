@@ -56,11 +56,11 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Finish replay and promote to exactly timeline `term`, the names of `rule` in place first.
-    Answer: Promoted. A failure does not mean that it will not promote."""
+    """Finish replay and promote; the timeline has to become `term`. Answer: Promoted. A standby's
+    names stay in force, so that nothing is acknowledged before the core has seen the timeline and
+    applied a rule. A failure does not mean that it will not promote."""
 
     term: int
-    rule: Rule
 
 
 @dataclass(frozen=True, slots=True)

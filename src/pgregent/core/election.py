@@ -204,6 +204,15 @@ def _may_be_synchronous(state: State, member: Incarnation) -> bool:
     return record is not None and record.sync and not record.leaving
 
 
+def renew_eligibility(state: State) -> None:
+    """Correct the vote that was given where this member may be appointed no longer, or again; what
+    the vote says of its log stands."""
+    if state.vote is not None:
+        eligible, reason = vote_is_eligible(state)
+        if eligible != state.vote.eligible:
+            state.vote = replace(state.vote, eligible=eligible, reason=reason)
+
+
 def vote_is_eligible(state: State) -> tuple[bool, str]:
     """Whether this member may be appointed, and if not, why."""
     if state.settings.nofailover:

@@ -147,6 +147,16 @@ class Switchover:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """The operator wants this member's PostgreSQL restarted; a primary stays primary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reinitialize:
+    """The operator wants this standby's data directory made anew from the primary's."""
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreDcs:
     """The operator accepts the loss of what missing members know, and has the copy of the register
     with this `seq` written again."""
@@ -169,5 +179,7 @@ Event = (
     | Failed
     | Leave
     | Switchover
+    | Restart
+    | Reinitialize
     | RestoreDcs
 )

@@ -48,7 +48,7 @@ def do(state: State, effect: PostgresEffect, *, preempt: bool = False) -> bool:
     wait = HEAVY_RETRY if heavy else LIGHT_RETRY
     if not isinstance(effect, Stop) and state.now - state.pg_failed_at < wait:
         return False
-    if isinstance(effect, Start | Promote | ApplyRule) and effect.rule is not None:
+    if isinstance(effect, Start | ApplyRule) and effect.rule is not None:
         # From here on the names may be empty, whatever becomes of the effect: only a CHECKPOINT
         # after the next reload makes the sync flag certain again.
         state.names_were_empty = state.names_were_empty or not synchronous_standby_names(

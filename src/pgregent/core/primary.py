@@ -16,7 +16,7 @@ from pgregent.core.lease import authority_until, has_authority
 from pgregent.core.plan import commit_barrier, do, probe, write
 from pgregent.core.standby import seal_and_vote, try_appoint
 from pgregent.core.types import PgState, Register, Stage
-from pgregent.core.view import Leaving, State
+from pgregent.core.view import Leaving, Restarting, State
 
 SUCCESSION_WAIT = 3.0
 """Seconds that a dead primary leaves to its successors before it starts again in place."""
@@ -25,7 +25,6 @@ UNANSWERED_LIMIT = 5.0
 RECLAIM_LIMIT = 5.0
 """Seconds of an election in which its primary tries to take the office back; then it votes."""
 SLOTS_EVERY = 5.0
-SLOT_TTL = 1800.0
 
 
 def plan_primary(state: State) -> None:
@@ -61,7 +60,7 @@ def _unanswered(state: State) -> None:
     silent = state.now - max(state.postgres.answered_at, state.started_at, state.exited_at)
     state.why = "waiting for its PostgreSQL to answer"
     limit = UNANSWERED_LIMIT if state.opened else state.settings.primary_start_timeout
-    if silent > limit and state.pg is None:
+    if silent > limit and state.pg is None and not state.settings.paused:
         state.why = f"its PostgreSQL has not answered a fresh connection for {silent:.0f} s"
         do(state, Stop(immediate=True), preempt=True)
 
@@ -131,7 +130,7 @@ def _open(state: State, register: Register) -> None:
     entry = next((t for t in register.terms if t.term == register.term), None)
     why = entry.why if entry is not None and entry.why else "it holds the office"
     if state.restarted:
-        why = "started again in place, since nobody has succeeded it"
+        why = "started again in place, and nobody has succeeded it"
     state.why = f"primary of term {register.term}, acknowledging under {register.rule}"
     if state.began:
         state.announce("primary", why, outage=outage)
@@ -160,7 +159,7 @@ def _keep_slots(state: State) -> None:
         sorted(
             name
             for name, peer in state.peers.items()
-            if state.now - max(peer.heard_at, state.started_at) < SLOT_TTL
+            if state.now - max(peer.heard_at, state.started_at) < state.settings.slot_ttl
         )
     )
     if names != state.slots or state.now - state.slots_at > SLOTS_EVERY:
@@ -191,7 +190,7 @@ def _take_office(state: State, register: Register) -> None:
     if durable.promoting != register.term:
         state.durable = replace(durable, promoting=register.term)
     state.why = f"appointed primary of term {register.term}: promoting"
-    do(state, Promote(register.term, register.rule))
+    do(state, Promote(register.term))
 
 
 def _restart(state: State, register: Register) -> None:
@@ -199,8 +198,9 @@ def _restart(state: State, register: Register) -> None:
         state.why = "its data directory is unusable: another member has to succeed"
         _ask_succession(state, register)
         return
+    asked = state.restarting is Restarting.STARTING
     waited = state.now - state.exited_at
-    if waited < SUCCESSION_WAIT and _others_could_succeed(state, register):
+    if not asked and waited < SUCCESSION_WAIT and _others_could_succeed(state, register):
         state.why = "its PostgreSQL died: waiting for a standby to succeed"
         state.down = True
         return

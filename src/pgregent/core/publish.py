@@ -3,7 +3,7 @@
 from pgregent.core.effects import Publish, PutMember
 from pgregent.core.lease import grant_for, has_authority
 from pgregent.core.types import PgState, Record
-from pgregent.core.view import Leaving, State
+from pgregent.core.view import State
 
 PUT_EVERY = 5.0
 PUT_EVERY_TWO_NODES = 0.3
@@ -54,7 +54,7 @@ def record_of(state: State) -> Record:
         heard=heard,
         down=state.down,
         serving=serving(state),
-        leaving=state.leaving is not Leaving.NO,
+        leaving=state.withdraws,
         dcs_ok=state.dcs_ok,
         dcs_lost=state.register_lost,
         eligible=not settings.nofailover and not postgres.replay_paused,
@@ -112,7 +112,7 @@ def _has_changed(state: State, last: Record, serves: bool) -> bool:
         or (last.suspicion is None) != (state.suspicion is None)
         or last.incarnation != state.me
         or last.down != state.down
-        or last.leaving != (state.leaving is not Leaving.NO)
+        or last.leaving != state.withdraws
         or last.dcs_lost != state.register_lost
         or last.eligible != (not settings.nofailover and not postgres.replay_paused)
     )

@@ -9,8 +9,8 @@ from pgregent.core.election import (
     elect,
     pre_vote,
     rank,
+    renew_eligibility,
     suspicion,
-    vote_is_eligible,
     votes,
     wants_probe,
 )
@@ -87,7 +87,7 @@ def _disown_if_promoted_by_hand(state: State, register: Register) -> None:
 def _unanswered(state: State, limit: float) -> None:
     since = max(state.postgres.answered_at, state.started_at, state.exited_at)
     state.why = "waiting for its PostgreSQL to answer"
-    if state.now - since > limit and state.pg is None:
+    if state.now - since > limit and state.pg is None and not state.settings.paused:
         state.why = "its PostgreSQL has not answered for too long: stopping it"
         state.start_failures += 1
         do(state, Stop(immediate=True))
@@ -104,7 +104,7 @@ def _source_was_superseded(state: State, register: Register) -> bool:
 
 def _watch(state: State, register: Register) -> None:
     """Look for evidence that the primary is gone, and begin an election with those who agree."""
-    if state.leaving is not Leaving.NO:
+    if state.leaving is not Leaving.NO or state.settings.paused:
         state.suspicion = None
         return
     if wants_probe(state):
@@ -127,7 +127,8 @@ def _watch(state: State, register: Register) -> None:
         write(state, elect(register, found.why))
 
 
-def _primary_serves(state: State, register: Register) -> bool:
+def primary_serves(state: State, register: Register) -> bool:
+    """Whether the register's primary says, and said lately, that it serves in its term."""
     record = state.heard_lately(register.primary.name)
     if record is None or record.incarnation != register.primary or not record.serving:
         return False
@@ -142,7 +143,9 @@ def _follow(state: State, register: Register) -> None:
     needed = rejoin(register, position)
     if needed is not Rejoin.FOLLOW:
         state.why = f"its log went past where term {register.term} began: waiting to rewind"
-        if fork_is_final(register) and _primary_serves(state, register):
+        if state.settings.paused:
+            state.why += ", once the cluster is no longer paused"
+        elif fork_is_final(register) and primary_serves(state, register):
             state.needs_rewind = register.term
             do(state, Stop(immediate=False))
         return
@@ -161,14 +164,16 @@ def _clone_if_stuck(state: State, register: Register) -> None:
     """A standby whose WAL is gone from the primary asks for it for ever."""
     postgres = state.postgres
     lsn = max(postgres.replay_lsn, postgres.position.lsn if postgres.position else 0)
-    if state.postgres.streaming or lsn != state.stuck_lsn or not _primary_serves(state, register):
+    if state.postgres.streaming or lsn != state.stuck_lsn or not primary_serves(state, register):
         state.stuck_lsn, state.stuck_since = lsn, state.now
-    elif state.now - state.stuck_since > STUCK_LIMIT and _can_be_spared(state, register):
+    elif state.settings.paused:
+        return
+    elif state.now - state.stuck_since > STUCK_LIMIT and can_be_spared(state, register):
         state.durable = replace(state.durable, stage=Stage.CLONE)
         do(state, Stop(immediate=False))
 
 
-def _can_be_spared(state: State, register: Register) -> bool:
+def can_be_spared(state: State, register: Register) -> bool:
     """Whether an election can do without what is on this member's disk; while the DCS is away no
     rule can be changed, and those that name it would need it."""
     named = any(state.me == r.writer or state.me in r.members for r in register.rules)
@@ -185,7 +190,7 @@ def _start(state: State, register: Register) -> None:
             "that file back beside the data directory, or another member of the rule"
         )
         return
-    if state.now - state.register_seen_at < OPENING_PATIENCE and not _primary_serves(
+    if state.now - state.register_seen_at < OPENING_PATIENCE and not primary_serves(
         state, register
     ):
         state.why = f"leaving the machine to {register.primary.name} until it serves"
@@ -193,7 +198,9 @@ def _start(state: State, register: Register) -> None:
     if state.peer(register.primary.name).record is None:
         state.why = f"waiting to learn the address of {register.primary.name}"
         return
-    if state.durable.stage is Stage.REWOUND and state.start_failures < START_ATTEMPTS:
+    if state.reinitializing:
+        _make_anew(state, register, Rejoin.CLONE, "the operator asks for it")
+    elif state.durable.stage is Stage.REWOUND and state.start_failures < START_ATTEMPTS:
         state.why = f"rewound: starting as a standby of {register.primary.name}"
         do(state, Start(register.term, None, register.primary))
     elif state.durable.stage is not Stage.NONE:
@@ -217,7 +224,7 @@ def _make_anew(state: State, register: Register, how: Rejoin, because: str) -> N
     state.why = f"{because}: waiting for {name} to serve in term {register.term} to {how.value}"
     if state.leaving is not Leaving.NO or state.pg is not None:
         return
-    if not _can_be_spared(state, register) or not _primary_serves(state, register):
+    if not can_be_spared(state, register) or not primary_serves(state, register):
         return
     source, term = register.primary, register.term
     before = state.durable
@@ -227,6 +234,7 @@ def _make_anew(state: State, register: Register, how: Rejoin, because: str) -> N
     if not do(state, effect):
         state.durable = before
         return
+    state.reinitializing = False
     state.why = f"{because}: {how.value} from {name}"
     state.announce("rejoin", state.why, how=how.value)
 
@@ -234,9 +242,7 @@ def _make_anew(state: State, register: Register, how: Rejoin, because: str) -> N
 def seal_and_vote(state: State, register: Register) -> None:
     """Take no more WAL of earlier terms and say where one's log ends."""
     if state.vote is not None and state.vote.round == register.round:
-        eligible, reason = vote_is_eligible(state)
-        if eligible != state.vote.eligible:
-            state.vote = replace(state.vote, eligible=eligible, reason=reason)
+        renew_eligibility(state)
         return
     match state.postgres.state:
         case PgState.PRIMARY:

@@ -22,6 +22,7 @@ from pgregent.core.effects import (
     Start,
     Stop,
 )
+from pgregent.core.election import renew_eligibility
 from pgregent.core.events import (
     CasAnswer,
     DcsFailed,
@@ -36,6 +37,8 @@ from pgregent.core.events import (
     PostgresExited,
     Probed,
     RegisterRead,
+    Reinitialize,
+    Restart,
     RestoreDcs,
     Switchover,
     Tick,
@@ -43,15 +46,18 @@ from pgregent.core.events import (
 from pgregent.core.lease import authority_until
 from pgregent.core.primary import plan_primary
 from pgregent.core.publish import publish
+from pgregent.core.reinitialize import begin_reinitialize, plan_reinitialize
+from pgregent.core.restart import begin_restart, plan_restart
 from pgregent.core.seen import cas_answered, peer_heard, register_read
 from pgregent.core.standby import plan_standby
 from pgregent.core.switchover import begin_switchover, plan_leaving, plan_switchover
 from pgregent.core.types import (
     PgState,
     Postgres,
+    Register,
     Stage,
 )
-from pgregent.core.view import Leaving, State
+from pgregent.core.view import Leaving, Restarting, State
 
 FROZEN_AFTER = 0.5
 """Seconds without any event, though time ticks much faster: this process did not run."""
@@ -90,8 +96,11 @@ def _decide(state: State) -> None:
         )
     elif register is None or register.term == 0:
         plan_bootstrap(state)
-    elif state.switchover is not None and plan_switchover(state, state.switchover):
+    elif _plan_what_was_asked(state, register):
         pass
+    elif state.hands_off and _is_off(state) and not register.electing:
+        state.down, state.suspicion = False, None
+        state.why = "the cluster is paused: its PostgreSQL stays as it is until a restart or resume"
     elif state.is_primary:
         plan_primary(state)
     else:
@@ -99,6 +108,19 @@ def _decide(state: State) -> None:
     if state.register_lost:
         lost = "the DCS was emptied or restored, it shows less than this member has seen"
         state.why = f"{lost}: {state.lost_why or 'writing it again'}; meanwhile: {state.why}"
+
+
+def _plan_what_was_asked(state: State, register: Register) -> bool:
+    """Whether what the operator asked for takes this step."""
+    if state.switchover is not None:
+        return plan_switchover(state, state.switchover)
+    if state.restarting is not Restarting.NO:
+        return plan_restart(state, register)
+    return state.reinitializing and plan_reinitialize(state, register)
+
+
+def _is_off(state: State) -> bool:
+    return state.postgres.state in (PgState.STOPPED, PgState.ABSENT) and state.pg is None
 
 
 def _is_strangers(state: State) -> bool:
@@ -133,11 +155,11 @@ def _absorb(state: State, event: Event) -> None:
             effect_done(state, event)
         case Failed():
             effect_failed(state, event)
-        case Switchover() | RestoreDcs() | Leave():
+        case Switchover() | RestoreDcs() | Leave() | Restart() | Reinitialize():
             _told(state, event)
 
 
-def _told(state: State, event: Switchover | RestoreDcs | Leave) -> None:
+def _told(state: State, event: Switchover | RestoreDcs | Leave | Restart | Reinitialize) -> None:
     match event:
         case Switchover():
             begin_switchover(state, event)
@@ -148,6 +170,11 @@ def _told(state: State, event: Switchover | RestoreDcs | Leave) -> None:
                 state.checkpointed = False
             state.leaving_since = min(state.leaving_since, state.now)
             state.leaving = Leaving.CLUSTER if cluster else Leaving.NODE
+            renew_eligibility(state)
+        case Restart():
+            begin_restart(state)
+        case Reinitialize():
+            begin_reinitialize(state)
 
 
 def _peer_evidence(state: State, event: PeerClosed | Probed) -> None:

@@ -8,7 +8,7 @@ from pgregent.core.election import MAX_TERMS
 from pgregent.core.events import Switchover
 from pgregent.core.plan import do, write
 from pgregent.core.types import Incarnation, PgState, Record, Register, Term
-from pgregent.core.view import Leaving, State
+from pgregent.core.view import Leaving, Restarting, State
 
 LEAVE_LIMIT = 5.0
 """Seconds that a standby waits for the primary to take it out of the rule."""
@@ -38,8 +38,11 @@ def plan_leaving(state: State) -> None:
         do(state, Stop(immediate=True), preempt=True)
         return
     if register is None or state.leaving is Leaving.CLUSTER or not state.is_primary:
-        if register is not None and _still_counted(state, register):
+        if register is not None and still_counted(state, register, state.leaving_since):
             state.why = "leaving: waiting for the primary to take it out of the rule"
+            return
+        if register is not None and _is_voter(state, register):
+            state.why = "leaving: waiting for the end of the election, which may need its vote"
             return
         state.why = "leaving: stopping PostgreSQL"
         do(state, Stop(immediate=False), preempt=True)
@@ -47,13 +50,21 @@ def plan_leaving(state: State) -> None:
     _stop_primary(state)
 
 
-def _still_counted(state: State, register: Register) -> bool:
+def _is_voter(state: State, register: Register) -> bool:
+    """Whether an election may come to its end with what this member said of its log."""
+    votes = register.electing and state.vote is not None and state.leaving is Leaving.NODE
+    return votes and state.now - state.leaving_since < LEAVE_LIMIT
+
+
+def still_counted(state: State, register: Register, since: float) -> bool:
+    """Whether the primary is about to take this member, which withdraws since then, out of the
+    rule."""
     record = state.heard_lately(register.primary.name)
     if state.leaving is Leaving.CLUSTER or record is None or record.leaving or not register.rules:
         return False
     kept = len(register.rule.members) <= state.settings.minimum_k
     counted = not kept and any(state.me in rule.members for rule in register.rules)
-    return counted and state.now - state.leaving_since < LEAVE_LIMIT
+    return counted and state.now - since < LEAVE_LIMIT
 
 
 def candidate(state: State) -> Record | None:
@@ -110,7 +121,9 @@ def switchover_refusal(state: State, asked: Switchover) -> str:
         return f"not now: {state.why}"
     if state.switchover is not None:
         return "a switchover is under way already"
-    if why := _dcs_is_away(state):
+    if state.restarting is not Restarting.NO:
+        return "its PostgreSQL is being restarted"
+    if why := dcs_is_away(state):
         return why
     members = [m.name for m in register.rule.members]
     if asked.candidate and asked.candidate not in members:
@@ -127,8 +140,9 @@ def switchover_refusal(state: State, asked: Switchover) -> str:
     return ""
 
 
-def _dcs_is_away(state: State) -> str:
-    """Nobody could be appointed, and the primary could not start again; empty if it answers."""
+def dcs_is_away(state: State) -> str:
+    """Why it does not count as there (then nobody could be appointed, and the primary could not
+    start again); empty if it does."""
     if state.register_lost:
         return "the DCS shows less than this member has seen: nobody can be appointed"
     if not state.dcs_ok or state.now - state.read_at > DCS_FRESH:
@@ -157,7 +171,7 @@ def plan_switchover(state: State, asked: Switchover) -> bool:
     if register.electing:
         return _end_switchover(state, "an election has begun")
     stopping = isinstance(state.pg, Stop)
-    if state.postgres.state is PgState.PRIMARY and not stopping and (why := _dcs_is_away(state)):
+    if state.postgres.state is PgState.PRIMARY and not stopping and (why := dcs_is_away(state)):
         return _end_switchover(state, why)
     match state.postgres.state:
         case PgState.PRIMARY if candidate(state) is not None or stopping:

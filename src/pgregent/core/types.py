@@ -247,6 +247,8 @@ class Settings:
     startup_grace: float = 5.0
     reclaim_after: float = 1.0
     primary_start_timeout: float = 300.0
+    slot_ttl: float = 1800.0
+    paused: bool = False
     nofailover: bool = False
     nosync: bool = False
     noloadbalance: bool = False

@@ -29,6 +29,14 @@ class Leaving(Enum):
     CLUSTER = "cluster"
 
 
+class Restarting(Enum):
+    """How far this node is with restarting its server, where the operator asked for that."""
+
+    NO = "no"
+    STOPPING = "stopping"
+    STARTING = "starting"
+
+
 @dataclass(slots=True)
 class Peer:
     """What is known of another member."""
@@ -157,6 +165,13 @@ class State:
     switchover: Switchover | None = None
     """What the operator asked of this primary, while it is under way."""
     switchover_since: float = float("-inf")
+    restarting: Restarting = Restarting.NO
+    reinitializing: bool = False
+    """The operator wants its data directory made anew, and the copy has not begun."""
+    reinitialize_since: float = float("-inf")
+    may_start: bool = False
+    """Its server does not run because this agent stopped it, or the operator wants it started: only
+    then is it started while the cluster is paused."""
     exiting: bool = False
     deadline: float | None = None
     deadline_told_at: float = float("-inf")
@@ -194,6 +209,16 @@ class State:
         """Whether the newest register names this very incarnation."""
         register = self.durable.register
         return register is not None and register.primary == self.durable.incarnation
+
+    @property
+    def withdraws(self) -> bool:
+        """Whether commits and elections are to do without this member."""
+        return self.leaving is not Leaving.NO or self.reinitializing
+
+    @property
+    def hands_off(self) -> bool:
+        """Whether its server, which somebody else stopped, stays stopped: the cluster is paused."""
+        return self.settings.paused and not self.may_start
 
     @property
     def running(self) -> bool:

@@ -1,0 +1,76 @@
+"""A restart that the operator asked for: a short shutdown, and the same server again.
+
+A primary stays primary. That is confirmed in the DCS before it starts, as after any stop, so a
+restart that takes long may find that another member has succeeded it.
+"""
+
+from pgregent.core.effects import Checkpoint, Clone, Rewind, Stop
+from pgregent.core.plan import do
+from pgregent.core.switchover import dcs_is_away
+from pgregent.core.types import PgState, Register, Stage
+from pgregent.core.view import Leaving, Restarting, State
+
+_CAN = (PgState.PRIMARY, PgState.STANDBY, PgState.STOPPED)
+
+
+def restart_refusal(state: State) -> str:
+    """Why this member does not restart its PostgreSQL now; empty if it does."""
+    register = state.register
+    if register is None or register.term == 0:
+        return "there is no cluster yet"
+    if state.leaving is not Leaving.NO:
+        return "it is leaving"
+    if state.restarting is not Restarting.NO:
+        return "a restart is under way already"
+    if state.switchover is not None or state.reinitializing:
+        return f"not now: {state.why}"
+    if register.electing:
+        return f"an election is under way: {register.why}"
+    unusable = state.durable.stage is not Stage.NONE or isinstance(state.pg, Clone | Rewind)
+    if unusable or state.postgres.state not in _CAN:
+        return f"not now: {state.why}"
+    if state.is_primary and state.postgres.state is PgState.PRIMARY and not state.opened:
+        return f"not now: {state.why}"
+    return dcs_is_away(state) if state.is_primary else ""
+
+
+def begin_restart(state: State) -> None:
+    """Begin it, or say why not."""
+    if refusal := restart_refusal(state):
+        state.announce("refused", f"restart: {refusal}")
+        return
+    state.announce("restart", "the operator asks for a restart of its PostgreSQL")
+    state.checkpointed, state.suspicion = False, None
+    state.restarting = Restarting.STOPPING
+    if not state.running:
+        state.restarting, state.may_start = Restarting.STARTING, True
+
+
+def plan_restart(state: State, register: Register) -> bool:
+    """The stop; False while the member goes on as it does anyway: before it, and when it starts
+    again what is stopped."""
+    if register.electing:
+        end_restart(state, "an election has begun")
+        return False
+    if state.restarting is Restarting.STARTING:
+        return False
+    if state.running and not state.checkpointed:
+        # So that the shutdown is short. It may take long itself: the office goes on meanwhile.
+        do(state, Checkpoint())
+    elif state.running:
+        state.why = "restarting: stopping PostgreSQL"
+        state.holding = True
+        do(state, Stop(immediate=False), preempt=True)
+        return True
+    elif isinstance(state.pg, Stop):
+        return True
+    elif not isinstance(state.pg, Checkpoint):
+        end_restart(state, state.why)
+    return False
+
+
+def end_restart(state: State, why: str) -> None:
+    """Give it up, if there is one: what happened instead counts."""
+    if state.restarting is not Restarting.NO:
+        state.announce("refused", f"restart: given up: {why}")
+        state.restarting, state.holding = Restarting.NO, False

@@ -1,0 +1,99 @@
+"""A paused cluster: nobody is succeeded, and what somebody stopped by hand stays stopped."""
+
+from dataclasses import replace
+
+import pytest
+
+from pgregent.core.events import Reinitialize, Restart, Switchover
+from tests.stories.story import Story
+
+
+def pause(story: Story, paused: bool = True) -> None:
+    for node in story.cluster.nodes.values():
+        node.settings = replace(node.settings, paused=paused)
+        if node.agent is not None:
+            node.agent.state.settings = node.settings
+
+
+@pytest.mark.parametrize("name", ["n1", "n2"])
+def test_a_server_that_stops_stays_stopped_until_the_end_of_the_pause(name: str) -> None:
+    story = Story()
+    pause(story)
+    story[name].kill_server()
+    story.run(30.0)
+    assert story[name].server is None
+    agent = story[name].agent
+    assert agent is not None and "the cluster is paused" in agent.state.why
+    story.silent("suspect", "election")
+    pause(story, False)
+    story.well()
+
+
+def test_a_dead_primary_is_not_succeeded_until_the_end_of_the_pause() -> None:
+    story = Story()
+    pause(story)
+    story["n1"].kill()
+    story.run(30.0)
+    assert not story.serves("n2") and not story.serves("n3")
+    story.silent("suspect", "election")
+    pause(story, False)
+    story.until("another serves", lambda: story.serves("n2") or story.serves("n3"), 15.0)
+
+
+def test_commits_do_not_wait_for_a_standby_that_was_stopped() -> None:
+    story = Story(nodes=2)
+    pause(story)
+    story["n2"].kill_server()
+    story.acknowledges("n1", 5.0)
+    pause(story, False)
+    story.well()
+
+
+def test_a_primary_that_was_stopped_starts_when_a_restart_is_asked_for() -> None:
+    story = Story()
+    pause(story)
+    story["n1"].kill_server()
+    story.run(10.0)
+    agent = story["n1"].agent
+    assert agent is not None
+    agent.post(Restart())
+    story.primary_is("n1", within=8.0)
+    story.well()
+    assert story.register.term == 1
+
+
+def test_a_switchover_goes_to_its_end() -> None:
+    story = Story()
+    pause(story)
+    agent = story["n1"].agent
+    assert agent is not None
+    agent.post(Switchover(story.register.term, "n3"))
+    story.primary_is("n3", within=8.0)
+    story.well()
+    story.expect("n1 switchover", "n3 primary", "n1 follow")
+
+
+def test_a_standby_without_data_is_made_anew_when_that_is_asked_for() -> None:
+    story = Story()
+    pause(story)
+    story["n2"].kill()
+    story["n2"].lose_data(state_too=False)
+    story["n2"].start_agent()
+    story.run(20.0)
+    assert story["n2"].server is None
+    agent = story["n2"].agent
+    assert agent is not None and "the cluster is paused" in agent.state.why
+    agent.post(Reinitialize())
+    story.until("n2 runs", lambda: story["n2"].server is not None, 15.0)
+    story.well()
+
+
+def test_a_node_that_is_cut_off_is_fenced_though_paused() -> None:
+    """Whoever has not heard of the pause could elect: its authority runs out all the same."""
+    story = Story()
+    pause(story)
+    story.isolate("n1")
+    story.until("n1 is stopped", lambda: story["n1"].server is None, 10.0)
+    story.heal()
+    pause(story, False)
+    story.well()

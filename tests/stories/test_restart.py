@@ -1,0 +1,125 @@
+"""A restart that the operator asks for: nobody succeeds, and a refusal says why."""
+
+import pytest
+
+from pgregent.core.events import Restart
+from pgregent.core.restart import restart_refusal
+from tests.sim.port import Port
+from tests.sim.world import Work
+from tests.stories.story import Story
+
+
+def refusal(story: Story, of: str) -> str:
+    """Of this member's agent; empty: none."""
+    agent = story[of].agent
+    assert agent is not None
+    return restart_refusal(agent.state)
+
+
+def ask(story: Story, of: str) -> str:
+    """Ask this member's agent; the refusal, or empty."""
+    refused, agent = refusal(story, of), story[of].agent
+    assert agent is not None
+    agent.post(Restart())
+    return refused
+
+
+def starts_anew(story: Story, name: str, before: int) -> None:
+    story.until(f"{name} has started again", lambda: story[name].starts > before, 10.0)
+
+
+def test_a_primary_stays_primary() -> None:
+    story = Story()
+    before = story["n1"].starts
+    assert ask(story, "n1") == ""
+    starts_anew(story, "n1", before)
+    story.well()
+    story.expect("n1 restart", "n1 primary")
+    story.silent("suspect", "election", "postgres_exited", "refused")
+    assert story.register.term == 1
+
+
+def test_a_standby_streams_again() -> None:
+    story = Story()
+    before = story["n2"].starts
+    assert ask(story, "n2") == ""
+    starts_anew(story, "n2", before)
+    story.well()
+    story.expect("n2 restart", "n2 follow")
+    story.silent("suspect", "election", "rejoin", "refused")
+    assert story.register.term == 1
+
+
+def test_clients_are_held_meanwhile() -> None:
+    """The entry point leads nobody to a server that is about to stop."""
+    story = Story()
+    assert ask(story, "n1") == ""
+    story.until("it is held", lambda: not story.serves("n1"), 8.0)
+    server = story["n1"].server
+    assert server is not None and server.answers
+    story.primary_is("n1", within=8.0)
+    story.acknowledges("n1")
+
+
+def test_a_standby_dies_during_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule changes at once; commits do not wait for the checkpoint."""
+
+    def checkpoint(self: Port) -> Work:
+        yield 60.0
+
+    monkeypatch.setattr(Port, "checkpoint", checkpoint)
+    story = Story(nodes=2)
+    assert ask(story, "n1") == ""
+    story.run(0.5)
+    story["n2"].kill()
+    story.acknowledges("n1", 3.0)
+    story.expect("n1 restart", "n1 rule")
+
+
+def test_a_server_that_does_not_come_back_is_succeeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The primary's PostgreSQL starts no more: the others do not wait for it for ever."""
+
+    def start(self: Port, *args: object) -> Work:
+        yield 600.0
+
+    story = Story()
+    assert ask(story, "n1") == ""
+    story.until("n1 stops", lambda: story["n1"].server is None, 8.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Port, "start", start)
+        story.until("another serves", lambda: story.serves("n2") or story.serves("n3"), 15.0)
+
+
+def test_an_election_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the entry point is not held by what was given up."""
+
+    def checkpoint(self: Port) -> Work:
+        yield 60.0
+
+    story = Story()
+    with monkeypatch.context() as patch:
+        patch.setattr(Port, "checkpoint", checkpoint)
+        assert ask(story, "n1") == ""
+        story.run(0.1)
+        story.isolate("n1")
+        story.until("another serves", lambda: story.serves("n2") or story.serves("n3"), 15.0)
+    story.heal()
+    story.well()
+    agent = story["n1"].agent
+    assert agent is not None and not agent.state.holding
+
+
+def test_refusals_change_nothing() -> None:
+    story = Story()
+    assert ask(story, "n2") == ""
+    under_way = "a restart is under way"
+    story.until("it is under way", lambda: under_way in refusal(story, "n2"), 5.0)
+    assert under_way in ask(story, "n2")
+    story.well()
+    story.dcs.away = True
+    away = "the DCS does not answer"
+    story.until("n1 sees it", lambda: away in refusal(story, "n1"), 10.0)
+    assert away in ask(story, "n1")
+    story.heal()
+    story.well()
+    assert story["n1"].starts == 1
