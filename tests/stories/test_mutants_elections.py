@@ -282,6 +282,7 @@ def test_one_that_leaves_is_not_appointed_for_what_it_voted() -> None:
     story.dcs.slow["n2"] = 60.0
     story.until("n2 has left", lambda: story["n2"].agent is None, 10.0)
     story["n3"].kill()
+    story.run(0.1)
     story["n3"].start_agent()
     story.run(5.0)
     assert story.register.term == 1, "n3 has appointed one that is gone"
