@@ -273,14 +273,3 @@ async def test_a_reload() -> None:
     async with agent(able()) as asked:
         assert await asked.ask("/reload", {}) == (202, "reload scheduled")
         assert asked.reloads == 1
-
-
-# --- what comes later ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", ["/restart", "/reinitialize", "/restart/"])
-async def test_what_comes_later_says_so(path: str) -> None:
-    async with agent(able()) as asked:
-        code, text = await asked.ask(path, {})
-        assert (code, asked.events) == (501, [])
-        assert "not supported yet: nothing was done" in text

@@ -10,6 +10,7 @@ import yaml
 from pgregent.api import app
 from pgregent.api.actions import Actions
 from pgregent.api.cluster import Cluster
+from pgregent.api.maintenance import Maintenance
 from pgregent.api.operate import Operate
 from pgregent.api.signed_config import SignedConfig
 from pgregent.ports.dcs import CasDone, CasResult
@@ -67,6 +68,7 @@ def test_its_operations_are_those_of_the_agent(document: Any) -> None:
         Nothing(),
         Actions(state, lambda _: None, ask, lambda: None),
         Operate(state, b"key", lambda _: None),
+        maintenance=Maintenance(node(state), lambda _: None),
         signed_config=SignedConfig(b"key", Nothing(), reload),
         cluster=Cluster(node(state), None),
     )

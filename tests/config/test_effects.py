@@ -87,7 +87,8 @@ EFFECTS = {
     "postgresql.callbacks.on_stop": CALLBACKS,
     "postgresql.callbacks.on_role_change": CALLBACKS,
     "postgresql.callbacks.on_reload": CALLBACKS,
-    "postgresql.callbacks.on_restart": NO_EFFECT,
+    "postgresql.callbacks.on_restart": "conformance/test_agent_callbacks.py::"
+    "test_a_restart_is_neither_stop_nor_start",
     "postgresql.use_unix_socket": "conformance/test_server_files.py::"
     "test_use_unix_socket_is_how_the_agent_connects",
     "postgresql.use_unix_socket_repl": NO_EFFECT,
@@ -134,7 +135,9 @@ EFFECTS = {
     "bootstrap.dcs.primary_race_backoff": NO_EFFECT,
     "bootstrap.dcs.check_timeline": NO_EFFECT,
     "bootstrap.dcs.failsafe_mode": NO_EFFECT,
-    "bootstrap.dcs.member_slots_ttl": NO_EFFECT,
+    "bootstrap.dcs.member_slots_ttl": "stories/test_settings.py::"
+    "test_member_slots_ttl_is_how_long_a_missing_members_slot_is_kept",
+    "bootstrap.dcs.pause": "stories/test_settings.py::test_pause_is_nobody_being_succeeded",
     "bootstrap.dcs.postgresql.use_pg_rewind": "stories/test_settings.py::"
     "test_use_pg_rewind_is_how_a_diverged_member_is_repaired",
     "bootstrap.dcs.postgresql.use_slots": "conformance/test_settings.py::"

@@ -14,7 +14,6 @@ NO_EFFECT: list[tuple[str, Any, Any]] = [
     ("restapi.request_queue_size", 0, 4097),
     ("restapi.thread_pool_size", 5, "many"),
     ("postgresql.use_unix_socket_repl", True, "often"),
-    ("postgresql.callbacks.on_restart", "/bin/true", "'unclosed"),
     ("log.max_queue_size", 1000, -1),
     ("log.deduplicate_heartbeat_logs", True, "often"),
     ("bootstrap.dcs.maximum_lag_on_syncnode", -1, -2),
@@ -22,7 +21,6 @@ NO_EFFECT: list[tuple[str, Any, Any]] = [
     ("bootstrap.dcs.primary_race_backoff", 2, -1),
     ("bootstrap.dcs.check_timeline", True, "maybe"),
     ("bootstrap.dcs.failsafe_mode", True, "maybe"),
-    ("bootstrap.dcs.member_slots_ttl", "30min", "soon"),
 ]
 
 
@@ -49,10 +47,10 @@ def test_what_has_no_effect_is_checked_and_said(key: str, value: Any, wrong: Any
 
 
 def test_it_is_said_of_what_is_in_the_dcs_too() -> None:
-    loaded = parse_dynamic('{"failsafe_mode": true, "member_slots_ttl": 60}', "the DCS")
+    loaded = parse_dynamic('{"failsafe_mode": true, "check_timeline": true}', "the DCS")
     assert [warning.split(": ")[:2] for warning in loaded.warnings] == [
+        ["the DCS", "check_timeline"],
         ["the DCS", "failsafe_mode"],
-        ["the DCS", "member_slots_ttl"],
     ]
 
 

@@ -14,7 +14,7 @@ from tests.conformance.test_agent_settings import Agent, Agents
 
 pytestmark = pytest.mark.skipif(not pg.installations(), reason="no PostgreSQL")
 
-ACTIONS = ("on_start", "on_stop", "on_role_change", "on_reload")
+ACTIONS = ("on_start", "on_stop", "on_role_change", "on_reload", "on_restart")
 
 
 @pytest.fixture
@@ -53,6 +53,16 @@ async def said(agents: Agents, name: str, *expected: str) -> None:
         await pg.eventually(f"{name}: {expected}", so, timeout=40)
     except AssertionError:
         raise AssertionError(told.read_text() if told.exists() else "no call") from None
+
+
+async def test_a_restart_is_neither_stop_nor_start(agents: Agents) -> None:
+    first = start(agents, "n1")
+    await said(agents, "n1", "on_start primary demo")
+    assert await first.post("/restart") == (200, "restarted successfully")
+    await said(agents, "n1", "on_start primary demo", "on_restart primary demo")
+    first.process.send_signal(signal.SIGINT)
+    before = ("on_start primary demo", "on_restart primary demo")
+    await said(agents, "n1", *before, "on_stop primary demo")
 
 
 async def answers(agent: Agent, path: str) -> Any:

@@ -59,6 +59,15 @@ class Agent:
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             return 0, None
 
+    async def post(self, path: str) -> tuple[int, str]:
+        """The status and the text."""
+        limit = aiohttp.ClientTimeout(total=60)
+        async with (
+            aiohttp.ClientSession(timeout=limit) as session,
+            session.post(f"http://127.0.0.1:{self.port}{path}") as answer,
+        ):
+            return answer.status, await answer.text()
+
     async def status(self) -> Any:
         _, document = await self.get("/pgregent/status")
         if document is not None:

@@ -36,6 +36,14 @@ def settings(pgregent: str = "{}", dcs: str = "", tags: str = "{}") -> dict[str,
     return {f.name: getattr(made, f.name) for f in fields(made) if f.name not in PLACE}
 
 
+def take(story: Story, dcs: str) -> None:
+    """The dynamic configuration is changed while they run."""
+    for node in story.cluster.nodes.values():
+        node.settings = replace(node.settings, **settings(dcs=dcs))
+        if node.agent is not None:
+            node.agent.state.settings = node.settings
+
+
 def test_silence_is_suspicious_after_suspect_after() -> None:
     story = Story(**settings("{suspect_after: 3, lease: 8}"))
     story["n1"].kill(silently=True)
@@ -155,3 +163,25 @@ def test_use_pg_rewind_is_how_a_diverged_member_is_repaired(use_pg_rewind: str, 
     story["n1"].start_agent()
     story.well()
     assert way in story.checker.ways
+
+
+def test_pause_is_nobody_being_succeeded() -> None:
+    story = Story()
+    take(story, dcs="pause: true")
+    story["n1"].kill()
+    story.run(20.0)
+    story.silent("suspect", "election")
+    assert story.register.term == 1
+    take(story, dcs="pause: false")
+    story.until("another serves", lambda: story.serves("n2") or story.serves("n3"), 10.0)
+
+
+@pytest.mark.parametrize(("ttl", "kept"), [("'1min'", 60.0), ("0", 30.0)])
+def test_member_slots_ttl_is_how_long_a_missing_members_slot_is_kept(ttl: str, kept: float) -> None:
+    """`ttl`, 30 s, at least: else a member that is restarted would find none."""
+    story = Story(**settings(dcs=f"member_slots_ttl: {ttl}"))
+    story["n3"].kill()
+    story.run(kept - 2.0)
+    assert story["n1"].disk.slots == {"n2", "n3"}
+    story.run(10.0)
+    assert story["n1"].disk.slots == {"n2"}

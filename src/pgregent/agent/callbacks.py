@@ -15,7 +15,7 @@ from pathlib import Path
 from pgregent.config.callbacks import Callbacks as Section
 from pgregent.core.publish import serving
 from pgregent.core.types import PgState
-from pgregent.core.view import State
+from pgregent.core.view import Restarting, State
 
 log = logging.getLogger("pgregent")
 
@@ -32,6 +32,7 @@ class Callbacks:
     def __init__(self, state: State, scope: str, section: Section) -> None:
         self._state, self._scope, self._section = state, scope, section
         self._role = self._last = ""
+        self._restarts = False
         self._changes, self._reloads = _Turn(), _Turn()
 
     async def run(self) -> None:
@@ -42,16 +43,21 @@ class Callbacks:
 
     def look(self) -> None:
         """Run what the change since the last look is the occasion for."""
-        before, now = self._role, _role(self._state, self._role)
-        if now == before:
+        before, now = self._role, _role(self._state)
+        if self._state.restarting is Restarting.STARTING:
+            # Next it is back, or it stopped after all.
+            self._restarts = True
+            return
+        if now is None or (now == before and not self._restarts):
             return
         self._role = now
+        restarted, self._restarts = self._restarts and now == before, False
         if not now:
             self._call(self._changes, "on_stop", before)
             return
         action = "on_role_change" if self._last not in ("", now) else "on_start"
         self._last = now
-        self._call(self._changes, action, now)
+        self._call(self._changes, "on_restart" if restarted else action, now)
 
     async def reconfigured(
         self, section: Section, reconfigure: Callable[[], Awaitable[None]]
@@ -74,8 +80,8 @@ class Callbacks:
             turn.take((*words, action, role, self._scope))
 
 
-def _role(state: State, before: str) -> str:
-    """What runs: "primary" (once it serves), "replica", "" for nothing; `before` while unclear."""
+def _role(state: State) -> str | None:
+    """What runs: "primary" (once it serves), "replica", "" for nothing; None: it is not clear."""
     match state.postgres.state:
         case PgState.STANDBY:
             return "replica"
@@ -84,7 +90,7 @@ def _role(state: State, before: str) -> str:
         case PgState.STOPPED | PgState.ABSENT:
             return ""
         case _:
-            return before
+            return None
 
 
 class _Turn:

@@ -11,7 +11,7 @@ from pgregent.api.node import Node
 _OWN = "pgregent"
 _SHARED = (
     *("state", "role", "tags", "pending_restart", "pending_restart_reason"),
-    *("timeline", "replication_state"),
+    *("timeline", "replication_state", "pause"),
 )
 _POSITIONS = ("xlog_location", "receive_lsn", "replay_lsn", "optime")
 

@@ -47,6 +47,7 @@ from pgregent.api.access import Access
 from pgregent.api.actions import Actions
 from pgregent.api.cluster import Cluster
 from pgregent.api.forward import Forward
+from pgregent.api.maintenance import Maintenance
 from pgregent.api.node import Node
 from pgregent.api.operate import Operate
 from pgregent.api.signed import SIGNED
@@ -191,6 +192,8 @@ def _settings(config: AgentConfig, dynamic: Dcs) -> Settings:
         nodes_wanted_k=count,
         minimum_k=1 if dynamic.synchronous_mode_strict else 0,
         primary_start_timeout=max(START_TIMEOUT_MIN, dynamic.primary_start_timeout),
+        slot_ttl=max(dynamic.ttl, dynamic.member_slots_ttl),
+        paused=dynamic.pause,
         nofailover=config.tags.nofailover,
         nosync=config.tags.nosync,
         noloadbalance=config.tags.noloadbalance,
@@ -295,7 +298,7 @@ async def _serve(
         guard, postmaster = server.processes()
         return {"agent": os.getpid(), "guard": guard, "postmaster": postmaster}
 
-    node = Node(state, config.scope, clock.now)
+    node = Node(state, config.scope, clock.now, server.version)
     hosts = [host for host, _ in known.values()]
     access = Access(config.restapi, lambda: _member_hosts(agent, hosts), SIGNED)
     port_tls = server_context(config.restapi)
@@ -306,6 +309,7 @@ async def _serve(
     reload = Reload(config, changes.in_force, server, hooks)
     actions = Actions(state, agent.post, Forward(key, tls).switchover, reload.ask)
     operate = Operate(state, key, agent.post)
+    maintenance = Maintenance(node, agent.post)
     keeper = patroni_keeper(dcs, keys(config), node, post=agent.post, announce=told.announce)
     signed_config = SignedConfig(key, changes, reload.file)
     routes = app.routes(
@@ -314,6 +318,7 @@ async def _serve(
         changes,
         actions,
         operate,
+        maintenance=maintenance,
         signed_config=signed_config,
         cluster=Cluster(node, tls),
     )

@@ -18,8 +18,6 @@ from pgregent.core.view import State
 SWITCHOVER = "/switchover"
 FAILOVER = "/failover"
 RELOAD = "/reload"
-RESTART = "/restart"
-REINITIALIZE = "/reinitialize"
 WAIT_S = 20.0
 """How long a request waits for the new primary, as in Patroni."""
 _POLL_S = 0.05
@@ -28,11 +26,6 @@ _BEGIN_S = 2.0
 
 AskPrimary = Callable[[str, Switchover], Awaitable[None]]
 """Has the agent at an API URL begin it. Raises Refused with its reason, Unavailable."""
-
-_LATER = {
-    RESTART: "restarting PostgreSQL",
-    REINITIALIZE: "making a member anew",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +58,6 @@ class Actions:
             SWITCHOVER: self._switchover,
             FAILOVER: self._failover,
             RELOAD: self._reload,
-            **dict.fromkeys(_LATER, _not_yet),
         }
         return [
             web.post(spelt, handler)
@@ -184,12 +176,6 @@ def _changed(asked: Asked, name: str) -> web.Response:
     if asked.candidate in ("", name):
         return _answer(200, f'Successfully {asked.done} to "{name}"')
     return _answer(200, f'{asked.done.capitalize()} to "{name}" instead of "{asked.candidate}"')
-
-
-async def _not_yet(request: web.Request) -> web.Response:
-    await read_object(request, optional=True)
-    what = _LATER[request.path.rstrip("/")]
-    return _answer(501, f"{what} through the API is not supported yet: nothing was done")
 
 
 def _name(body: dict[str, Any], key: str) -> str:

@@ -6,6 +6,7 @@ from pgregent.api import configuration, server, status
 from pgregent.api.actions import Actions
 from pgregent.api.cluster import Cluster
 from pgregent.api.configuration import Stored
+from pgregent.api.maintenance import Maintenance
 from pgregent.api.node import Node
 from pgregent.api.operate import Operate
 from pgregent.api.signed_config import SignedConfig
@@ -19,6 +20,7 @@ def routes(
     actions: Actions,
     operate: Operate,
     *,
+    maintenance: Maintenance,
     signed_config: SignedConfig,
     cluster: Cluster,
 ) -> list[web.RouteDef]:
@@ -30,5 +32,6 @@ def routes(
         *configuration.routes(stored),
         *actions.routes(),
         *operate.routes(),
+        *maintenance.routes(),
         *signed_config.routes(),
     ]

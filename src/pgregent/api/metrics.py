@@ -94,7 +94,8 @@ def _cluster(node: Node) -> Iterator[Metric]:
     yield "patroni_cluster_unlocked", "gauge", "1 if nobody is in office.", unlocked
     yield "patroni_dcs_last_seen", "gauge", "When the DCS last answered (seconds).", seen
     yield "patroni_failsafe_mode_is_active", "gauge", "Serves without the DCS.", node.without_dcs
-    yield "patroni_is_paused", "gauge", "1 if automation is paused.", 0
+    paused = node.state.settings.paused
+    yield "patroni_is_paused", "gauge", "1 if automation is paused.", paused
 
 
 def _own(node: Node) -> Iterator[Metric]:

@@ -17,7 +17,8 @@ SILENT_S = 2.0
 
 @dataclass(slots=True)
 class Node:
-    """`clock` is the one that `state.now` is read from. `synchronous_mode` is Patroni's off, on or
+    """`clock` is the one that `state.now` is read from, `server_version` PostgreSQL's as a number
+    (150004). `synchronous_mode` is Patroni's off, on or
     quorum, `maximum_lag` its maximum_lag_on_failover in bytes, `tags` the member's own,
     `pending_restart` PostgreSQL's parameters that wait for its next start: the value in force and
     the one that it will have. These change while the agent runs."""
@@ -25,6 +26,7 @@ class Node:
     state: State
     scope: str
     clock: Callable[[], float]
+    server_version: Callable[[], int | None] = lambda: None
     synchronous_mode: str = "off"
     maximum_lag: int = 1048576
     tags: Mapping[str, object] = field(default_factory=dict[str, object])

@@ -1,12 +1,15 @@
-"""What operators ask of an agent: a switchover, and writing the register again."""
+"""What operators ask of an agent: a switchover, a restart, a new copy, the register once more."""
 
 from collections.abc import Callable
 
 from aiohttp import web
 
 from pgregent.api.body import read_signed
-from pgregent.api.signed import RESTORE_DCS, SWITCHOVER
-from pgregent.core.events import Event, RestoreDcs, Switchover
+from pgregent.api.signed import REINITIALIZE, RESTART, RESTORE_DCS, SWITCHOVER
+from pgregent.api.status import started_at
+from pgregent.core.events import Event, Reinitialize, Restart, RestoreDcs, Switchover
+from pgregent.core.reinitialize import reinitialize_refusal
+from pgregent.core.restart import restart_refusal
 from pgregent.core.switchover import switchover_refusal
 from pgregent.core.view import State
 
@@ -24,6 +27,8 @@ class Operate:
         return [
             web.post(SWITCHOVER, self._switchover),
             web.post(RESTORE_DCS, self._restore),
+            web.post(RESTART, self._restart),
+            web.post(REINITIALIZE, self._reinitialize),
         ]
 
     async def _switchover(self, request: web.Request) -> web.Response:
@@ -31,6 +36,18 @@ class Operate:
         switchover = Switchover(asked["term"], asked["candidate"])
         refusal = switchover_refusal(self._state, switchover)
         return self._begin(switchover, refusal)
+
+    async def _restart(self, request: web.Request) -> web.Response:
+        asked = await read_signed(request, self._key, started_at=str)
+        if asked["started_at"] != started_at(self._state):
+            return self._begin(Restart(), "its PostgreSQL was started again meanwhile")
+        return self._begin(Restart(), restart_refusal(self._state))
+
+    async def _reinitialize(self, request: web.Request) -> web.Response:
+        asked = await read_signed(request, self._key, incarnation=str)
+        if asked["incarnation"] != self._state.me.id:
+            return self._begin(Reinitialize(), "it was made anew meanwhile")
+        return self._begin(Reinitialize(), reinitialize_refusal(self._state))
 
     async def _restore(self, request: web.Request) -> web.Response:
         asked = await read_signed(request, self._key, seq=int)

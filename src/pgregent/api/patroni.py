@@ -26,6 +26,8 @@ def member(node: Node) -> dict[str, Any]:
         document["cluster_unlocked"] = True
     if node.without_dcs:
         document["failsafe_mode_is_active"] = True
+    if node.state.settings.paused:
+        document["pause"] = True
     document["dcs_last_seen"] = node.dcs_last_seen
     if node.tags_set:
         document["tags"] = node.tags_set
@@ -46,6 +48,8 @@ def _running(node: Node) -> dict[str, Any]:
     postgres = node.state.postgres
     position = postgres.position
     found: dict[str, Any] = {}
+    if (version := node.server_version()) is not None:
+        found["server_version"] = version
     if postgres.state is PgState.PRIMARY:
         found["xlog"] = {"location": position.lsn if position else 0}
         found["replication"] = _replication(node)
@@ -108,11 +112,13 @@ def cluster(node: Node, pending: Mapping[str, Mapping[str, Any]]) -> dict[str, A
     """GET /cluster: every member that is known, by name. `pending`: what the other members' agents
     said of their `pending_restart`, which their records do not tell."""
     records = reasons.all_records(node.state, record_of(node.state))
+    pause = {"pause": True} if node.state.settings.paused else {}
     return {
         "members": [
             _member(node, record, pending.get(name, {})) for name, record in sorted(records.items())
         ],
         "scope": node.scope,
+        **pause,
     }
 
 

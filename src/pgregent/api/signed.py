@@ -1,7 +1,8 @@
 """Requests that carry a MAC over path and body, made with the cluster's key.
 
 What they change names the term, copy or version that it is about, so one that somebody overheard
-does nothing once it was carried out; a reload reads the file that is there anyway.
+does nothing once it was carried out; a reload reads the file that is there anyway. A restart or a
+copy names the server's start or the incarnation that it is about.
 """
 
 import hmac
@@ -11,7 +12,11 @@ RESTORE_DCS = "/pgregent/restore-dcs"
 SHOW_CONFIG = "/pgregent/show-config"
 EDIT_CONFIG = "/pgregent/edit-config"
 RELOAD = "/pgregent/reload"
-SIGNED = frozenset({SWITCHOVER, RESTORE_DCS, SHOW_CONFIG, EDIT_CONFIG, RELOAD})
+RESTART = "/pgregent/restart"
+REINITIALIZE = "/pgregent/reinitialize"
+SIGNED = frozenset(
+    {SWITCHOVER, RESTORE_DCS, SHOW_CONFIG, EDIT_CONFIG, RELOAD, RESTART, REINITIALIZE}
+)
 """Their paths."""
 
 HEADER = "Pgregent-MAC"

@@ -9,9 +9,10 @@ from pgregent.agent.codec import plain
 from pgregent.api.node import Node, is_silent, lsn_text
 from pgregent.api.server import reads
 from pgregent.core import reasons
+from pgregent.core.effects import Clone
 from pgregent.core.publish import record_of, serving
 from pgregent.core.types import PgState, Record, Register
-from pgregent.core.view import State
+from pgregent.core.view import Restarting, State
 
 VERSION = 1
 
@@ -57,10 +58,22 @@ def status(node: Node, processes: Processes) -> dict[str, Any]:
             for t in (register.terms if register else ())
         ],
         "switchover": state.switchover is not None,
+        "paused": state.settings.paused,
+        "restarting": state.restarting is not Restarting.NO,
+        "reinitializing": state.reinitializing or isinstance(state.pg, Clone),
+        "started_at": started_at(state),
+        "state": node.pg_state,
+        "server_version": node.server_version(),
         "tags": node.tags_set,
         "pending_restart": node.pending_restart,
         "processes": dict(processes()),
     }
+
+
+def started_at(state: State) -> str:
+    """Tells one start of the server from another; empty: this agent has not started it."""
+    at = state.server_started_at
+    return f"{at:.6f}" if at > float("-inf") else ""
 
 
 def _member(state: State, record: Record, register: Register | None, end: int) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def _print(target: Target, statuses: "Statuses", form: str, extended: bool) -> N
     for row in rows:
         click.echo(f"{row['Member']}: {row['Why']}")
     best = statuses.best or {}
+    if best.get("paused"):
+        click.echo("Maintenance mode: on")
     for sentence in (best.get("why"), best.get("succession")):
         click.echo(sentence or "", nl=bool(sentence))
 

@@ -1,15 +1,11 @@
 """`pgregent reload`: agents read their own files again."""
 
-from typing import TYPE_CHECKING
-
 import click
 
-from pgregent.cli.roles import has_role, role_option
+from pgregent.cli.member_action import chosen_members
+from pgregent.cli.roles import role_option
 from pgregent.cli.target import Target, ask_or_fail, target_options
 from pgregent.core.errors import Refused, Unavailable
-
-if TYPE_CHECKING:
-    from pgregent.cli.statuses import Statuses
 
 _TIMEOUT_S = 30.0
 """The agent has PostgreSQL check the parameters."""
@@ -26,25 +22,12 @@ def command(target: Target, names: tuple[str, ...], role: str, force: bool) -> N
     Exit code 1 when a member did not answer or refused its file, and goes on with what it had.
     """
     statuses = ask_or_fail(target)
-    members = _chosen(target, statuses, names, role)
+    members = chosen_members(target, statuses, names, role)
     if not force and not click.confirm(f"{target.scope}: reload {', '.join(members)}?"):
         raise SystemExit(1)
     failed = [name for name in members if not _reload(target, name)]
     if failed:
         raise SystemExit(1)
-
-
-def _chosen(target: Target, statuses: "Statuses", names: tuple[str, ...], role: str) -> list[str]:
-    known = sorted(target.agents)
-    if names[:1] == (target.scope,) and target.scope not in known:
-        names = names[1:]
-    for name in names:
-        if name not in known:
-            raise Refused(f"no member {name!r}; {target.scope} has {', '.join(known)}")
-    chosen = [n for n in names or known if has_role(n, statuses.primary, role)]
-    if not chosen:
-        raise Refused(f"--role {role}: none of {', '.join(names or known)}")
-    return chosen
 
 
 def _reload(target: Target, name: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from pgregent.config.section import NO_EFFECT, Section
+from pgregent.config.section import Section
 
 
 def _command(value: object) -> str:
@@ -42,7 +42,7 @@ class Callbacks(Section):
         default=None, description="the same after PostgreSQL read a changed configuration"
     )
     on_restart: Command = Field(
-        default=None, description=f"{NO_EFFECT}: a restart is on_stop and on_start"
+        default=None, description="the same after a restart that somebody asked for"
     )
 
     @property

@@ -104,9 +104,15 @@ class Dcs(Section):
         description=f"{NO_EFFECT}: a primary without the DCS serves while its standbys answer, in "
         "any case",
     )
-    member_slots_ttl: Annotated[str | int, DURATION] = Field(
+    member_slots_ttl: Annotated[float, DURATION] = Field(
         default=1800,
-        description=f"{NO_EFFECT}: a slot is kept for 1800 s after its member was heard last",
+        description="how long the primary keeps the slot of a member that is not heard; `ttl` at "
+        "least",
+    )
+    pause: Flag = Field(
+        default=False,
+        description="nobody is succeeded, and a PostgreSQL that somebody stopped stays stopped: "
+        "`pgregent pause`, `pgregent resume`",
     )
     postgresql: DcsPostgresql = DcsPostgresql()
 

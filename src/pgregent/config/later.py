@@ -28,7 +28,7 @@ LATER: Mapping[str, frozenset[str]] = {
     },
     "bootstrap": _keys("method users"),
     "bootstrap.dcs": _keys(
-        "pause slots permanent_slots permanent_replication_slots ignore_slots standby_cluster"
+        "slots permanent_slots permanent_replication_slots ignore_slots standby_cluster"
     ),
     "bootstrap.dcs.postgresql": _keys(
         "recovery_conf rewind"

@@ -13,7 +13,9 @@ _WORDS = {"on": True, "yes": True, "true": True, "off": False, "no": False, "fal
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 _SIZE = re.compile(r"([0-9]{1,15}) *(|B|kB|MB|GB|TB)")
 _UNITS = {"": 1, "B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
-_DURATION = re.compile(r"[0-9]{1,9} *(|ms|s|min|h|d)")
+_DURATION = re.compile(r"([0-9]{1,9}) *(|ms|s|min|h|d)")
+_VERSION = re.compile(r"([1-9][0-9])\.([0-9]{1,2})")
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _ITEMS_MAX = 1000
 _ZOOKEEPER_PORT = 2181
 ETCD_PORT = 2379
@@ -151,10 +153,20 @@ def only_false(why: str) -> Expecting:
     return Expecting(check, expects="false")
 
 
-def _duration(value: object) -> str | int:
-    if isinstance(value, str | int) and _DURATION.fullmatch(str(value)):
-        return value
-    raise ValueError("a number of seconds, or with a unit as in 30min")
+def duration(value: object) -> float:
+    """The seconds of a number of them, or of a text with a unit, as in 30min. Raises ValueError."""
+    found = _DURATION.fullmatch(str(value)) if type(value) in (str, int) else None
+    if found is None:
+        raise ValueError("a number of seconds, or with a unit as in 30min")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def version_number(value: object) -> int:
+    """PostgreSQL's version as it counts them: "15.4" is 150004. Raises ValueError."""
+    found = _VERSION.fullmatch(str(value))
+    if found is None:
+        raise ValueError("a version as in 15.4")
+    return int(found[1]) * 10000 + int(found[2])
 
 
 def _text(value: object) -> str:
@@ -282,7 +294,7 @@ HOSTS = _hosts("zoo", _ZOOKEEPER_PORT)
 ETCD_HOSTS = _hosts("etcd", ETCD_PORT)
 ETCD_HOST = PlainValidator(lambda value: _host(value, ETCD_PORT, "a host, as in `etcd1:2379`"))
 FLAG = Expecting(_flag, expects="true, false")
-DURATION = Expecting(_duration, expects="seconds, or with ms, s, min, h, d")
+DURATION = Expecting(duration, expects="seconds, or with ms, s, min, h, d")
 TEXT = BeforeValidator(_text)
 NAME = BeforeValidator(_name)
 NAMESPACE = BeforeValidator(_namespace)

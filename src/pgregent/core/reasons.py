@@ -22,7 +22,7 @@ def _alive(state: State, own: Record) -> dict[Incarnation, Record]:
 def successors(state: State, own: Record, without: frozenset[str]) -> list[str]:
     """Who could be appointed if the primary and `without` died now."""
     register = state.register
-    if register is None or register.term == 0 or not state.dcs_ok:
+    if register is None or register.term == 0 or not state.dcs_ok or state.settings.paused:
         return []
     alive = {
         m: r
@@ -42,6 +42,8 @@ def succession(state: State, own: Record) -> str:
     able = successors(state, own, frozenset())
     if able:
         return f"if {register.primary.name} died now, {' or '.join(able)} would succeed"
+    if state.settings.paused:
+        return f"nobody would succeed {register.primary.name}: the cluster is paused"
     if not state.dcs_ok:
         return f"nobody could succeed {register.primary.name}: the DCS does not answer"
     if register.rule.k == 0:

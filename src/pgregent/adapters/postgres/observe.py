@@ -27,6 +27,8 @@ class Observer:
 
     def __init__(self, config: ServerConfig) -> None:
         self.postmaster: int | None = None
+        self.version: int | None = None
+        """Of the server that answered last, as a number: 150004."""
         self._config = config
         self._conn: sql.Connection | None = None
         self._made_at = float("-inf")
@@ -105,6 +107,7 @@ class Observer:
         try:
             async with self.connection() as conn:
                 status = await sql.observe(conn, full=False)
+                self.version = status.version
                 if not status.in_recovery:
                     return self._primary(status)
                 end = await self.log_end(conn, status)

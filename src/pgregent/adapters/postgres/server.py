@@ -355,6 +355,10 @@ class LocalServer:
         guard = self._guard.pid if self._guard and not self._guard.closed.is_set() else None
         return guard, self._observer.postmaster
 
+    def version(self) -> int | None:
+        """Of the server that answered last, as a number (150004); None: none has answered."""
+        return self._observer.version
+
     # --- other parameters ----------------------------------------------------------------------
 
     async def reconfigure(self, config: ServerConfig) -> None:
