@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.command import COMMAND, Finished, clean_environment, run_cli
-from tests.cluster.faults import kill_at_once
+from tests.cluster.faults import kill_at_once, kill_postgres
 from tests.cluster.plain import as_postgres, make_directory
 from tests.cluster.processes import (
     belonging_to,
@@ -325,6 +325,90 @@ def test_failover_and_switchover_tell_their_steps(cluster: Cluster) -> None:
     done = run_cli("switchover", "-c", str(file), *arguments, timeout=90)
     assert f"Successfully switched over to {primary!r} after " in done.out, done.message
     assert cluster.wait_healthy() == primary
+
+
+def started(cluster: Cluster) -> dict[str, str]:
+    """When each member's PostgreSQL was started."""
+    found: dict[str, str] = {}
+    for name in cluster.members:
+        with psycopg.connect(cluster.direct(name), connect_timeout=5) as conn:
+            row = conn.execute("SELECT pg_postmaster_start_time()::text").fetchone()
+        assert row
+        found[name] = row[0]
+    return found
+
+
+def test_restart_keeps_the_primary_and_tells_its_steps(cluster: Cluster) -> None:
+    primary, standbys = cluster.primary(), cluster.standbys()
+    before, mark = started(cluster), cluster.events.mark()
+    assert "There is none to restart" in cluster.cli("restart", "--pending", "--force").out
+    done = cluster.cli("restart", "-r", "replica", "--force", timeout=60)
+    assert done.code == 0, done.message
+    after = started(cluster)
+    assert {n for n in after if after[n] != before[n]} == set(standbys)
+    done = cluster.cli("restart", primary, "--force", timeout=60)
+    assert done.code == 0, done.message
+    lines = done.out.splitlines()
+    assert lines[0] == f"{primary}: requested"
+    assert lines[-1].startswith(f"{primary}: restarted after ")
+    assert started(cluster)[primary] != before[primary]
+    assert cluster.wait_healthy() == primary
+    assert not [e for e in cluster.events.since(mark) if e.name in ("election", "suspect")]
+
+
+def test_restart_is_of_those_where_parameters_wait_for_it(cluster: Cluster) -> None:
+    before = started(cluster)
+    name = cluster.standbys()[0]
+    change = ("-p", "max_locks_per_transaction=96", "--force", "-q")
+    assert cluster.cli("edit-config", *change).code == 0
+
+    def waits() -> bool:
+        return all(row.get("Pending restart") == "*" for row in cluster.listed())
+
+    wait_for("all wait for a restart", waits, timeout=30, every=0.5)
+    done = cluster.cli("restart", name, "--pending", "--pg-version", "99.0", "--force")
+    assert f"{name}: restarted after " in done.out, done.message
+    done = cluster.cli("restart", "--pending", "--force", timeout=60)
+    assert done.code == 0, done.message
+    assert done.out.count(": restarted after ") == 2
+    after = started(cluster)
+    assert all(after[n] != before[n] for n in after)
+    undo = cluster.cli("edit-config", "-p", "max_locks_per_transaction=null", "--force", "-q")
+    assert undo.code == 0, undo.message
+    assert cluster.cli("restart", "--force", timeout=60).code == 0
+
+
+def test_reinit_makes_a_standby_anew(cluster: Cluster) -> None:
+    primary, (name, _) = cluster.primary(), cluster.standbys()
+    data = cluster.dir / "nodes" / name / "data"
+    before = data.stat().st_ino
+    assert_refused(cluster.cli("reinit", primary, "--force"), f"{primary} is the primary")
+    assert_refused(cluster.cli("reinit", "--force"), "MEMBER: missing")
+    done = cluster.cli("reinit", name, "--force", "--wait", timeout=60)
+    assert done.code == 0, done.message
+    assert f"{name}: made anew, and streams, after " in done.out
+    assert data.stat().st_ino != before
+    assert cluster.wait_healthy() == primary
+
+
+def test_pause_and_resume(cluster: Cluster) -> None:
+    """The primary is killed meanwhile, and nobody succeeds it; then somebody does."""
+    primary, mark = cluster.primary(), cluster.events.mark()
+    assert "is paused" in cluster.cli("pause", "--wait").out
+    assert_refused(cluster.cli("pause"), "already paused")
+    assert "Maintenance mode: on" in cluster.cli("list").out
+    kill_postgres(cluster, primary)
+    cluster.events.wait(lambda e: e.name == "postgres_exited", 10, mark, "it is noticed")
+    assert "the cluster is paused" in cluster.cli("list").out
+    done = cluster.cli("restart", primary, "--force", timeout=60)
+    assert done.code == 0, done.message
+    assert cluster.wait_healthy() == primary
+    assert not [e for e in cluster.events.since(mark) if e.name in ("election", "suspect")]
+    kill_postgres(cluster, primary)
+    done = cluster.cli("resume", "--wait")
+    assert "is resumed" in done.out, done.message
+    assert_refused(cluster.cli("resume"), "not paused")
+    cluster.wait_healthy()
 
 
 # Bad input: exit code 2, the thing is named, nothing changed

@@ -171,6 +171,26 @@ def test_patronictl_edits_the_configuration(patronis: Patronis) -> None:
         )
 
 
+def test_patronictl_restarts_pauses_and_makes_anew(patronis: Patronis) -> None:
+    primary, standby = patronis.whole()
+    mark = patronis.cluster.events.mark()
+    assert f"Success: restart on member {primary}" in patronis.ctl("restart", primary, "--force")
+    assert f"Success: restart on member {standby}" in patronis.ctl("restart", standby, "--force")
+    told = patronis.ctl("restart", "--pending", "--force")
+    assert "restart" not in told, "nothing waits for one"
+    assert "management is paused" in patronis.ctl("pause", "--wait")
+    assert "Maintenance mode: on" in patronis.ctl("list")
+    assert "management is resumed" in patronis.ctl("resume", "--wait")
+    assert "Maintenance mode" not in patronis.ctl("list")
+    told = patronis.ctl("reinit", standby, "--force", "--wait")
+    assert f"Success: reinitialize for member {standby}" in told
+    assert f"Reinitialize is completed on: {standby}" in told
+    assert patronis.whole() == (primary, standby)
+    names = {event.name for event in patronis.cluster.events.since(mark)}
+    assert {"restart", "reinitialize", "rejoin"} <= names
+    assert not {"election", "suspect"} & names
+
+
 def test_check_patroni_is_content(patronis: Patronis) -> None:
     patronis.whole()
     for arguments, word in (
