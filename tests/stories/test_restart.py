@@ -123,3 +123,21 @@ def test_refusals_change_nothing() -> None:
     story.heal()
     story.well()
     assert story["n1"].starts == 1
+
+
+def test_the_dcs_goes_away_during_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped then, the primary could not start before the DCS is back."""
+
+    def checkpoint(self: Port) -> Work:
+        yield 6.0
+
+    monkeypatch.setattr(Port, "checkpoint", checkpoint)
+    story = Story()
+    assert ask(story, "n1") == ""
+    story.run(0.5)
+    story.dcs.away = True
+    story.run(12.0)
+    assert story.serves("n1")
+    story.acknowledges("n1")
+    story.expect("n1 restart", "n1 refused")
+    assert story["n1"].starts == 1
