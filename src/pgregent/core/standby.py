@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pgregent.core.effects import Clone, Follow, Rewind, Seal, Start, Stop
+from pgregent.core.effects import Checkpoint, Clone, Follow, Rewind, Seal, Start, Stop
 from pgregent.core.election import (
     appoint,
     choose,
@@ -152,7 +152,11 @@ def _follow(state: State, register: Register) -> None:
     name = register.primary.name
     if state.upstream != register.primary or state.upstream_term != register.term:
         state.why = f"turning to {name}, primary of term {register.term}"
-        do(state, Follow(register.primary, register.term))
+        do(
+            state,
+            Follow(register.primary, register.term),
+            preempt=isinstance(state.pg, Checkpoint),
+        )
         return
     state.why = f"streaming from {name} in term {register.term}"
     if not state.postgres.streaming:
