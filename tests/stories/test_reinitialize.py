@@ -72,3 +72,15 @@ def test_refusals_change_nothing() -> None:
     story.heal()
     story.well()
     assert story.register.term == 1
+
+
+def test_a_primary_that_does_not_reach_the_dcs_needs_it() -> None:
+    """It cannot take it out of the rule: its commits would wait, and its authority run out."""
+    story = Story(nodes=2)
+    story.isolate("n1", "dcs")
+    story.run(5.0)
+    story.acknowledges("n1")
+    assert "commits or an election may depend" in ask(story, "n2")
+    story.run(12.0)
+    story.acknowledges("n1")
+    story.silent("rejoin")

@@ -178,10 +178,12 @@ def _clone_if_stuck(state: State, register: Register) -> None:
 
 
 def can_be_spared(state: State, register: Register) -> bool:
-    """Whether an election can do without what is on this member's disk; while the DCS is away no
-    rule can be changed, and those that name it would need it."""
+    """Whether an election can do without what is on this member's disk; while the DCS is away, from
+    here or from the primary, no rule can be changed, and those that name it would need it."""
     named = any(state.me == r.writer or state.me in r.members for r in register.rules)
-    return fork_is_final(register) and (state.dcs_ok or not named)
+    record = state.heard_lately(register.primary.name)
+    changes = state.dcs_ok and record is not None and record.dcs_ok
+    return fork_is_final(register) and (changes or not named)
 
 
 def _start(state: State, register: Register) -> None:
