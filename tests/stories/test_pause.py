@@ -97,3 +97,23 @@ def test_a_node_that_is_cut_off_is_fenced_though_paused() -> None:
     story.heal()
     pause(story, False)
     story.well()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_standby_that_streams_late_after_a_long_pause_is_not_cloned(runs: bool) -> None:
+    """The time that it did not stream for in the pause says nothing."""
+    story = Story(clients=False)
+    pause(story)
+    story["n2"].kill_server()
+    story.run(5.0)
+    story.block("sql", "n1", "n2")
+    if runs:
+        agent = story["n2"].agent
+        assert agent is not None
+        agent.post(Restart())
+    story.run(90.0)
+    pause(story, False)
+    story.run(5.0)
+    story.heal()
+    story.well()
+    story.silent("rejoin")

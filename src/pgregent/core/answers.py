@@ -50,6 +50,7 @@ def _forget_server(state: State) -> None:
     state.effects_done += 1
     state.opened, state.applied, state.barriered = False, None, None
     state.upstream, state.upstream_term, state.barrier = None, 0, None
+    state.stuck_lsn = -1
     state.vote, state.written_seq, state.deadline_kept, state.closed = None, -1, None, True
     state.durable = replace(state.durable, promoting=0)
 

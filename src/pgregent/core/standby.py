@@ -168,10 +168,9 @@ def _clone_if_stuck(state: State, register: Register) -> None:
     """A standby whose WAL is gone from the primary asks for it for ever."""
     postgres = state.postgres
     lsn = max(postgres.replay_lsn, postgres.position.lsn if postgres.position else 0)
-    if state.postgres.streaming or lsn != state.stuck_lsn or not primary_serves(state, register):
+    moves = state.postgres.streaming or lsn != state.stuck_lsn
+    if moves or state.settings.paused or not primary_serves(state, register):
         state.stuck_lsn, state.stuck_since = lsn, state.now
-    elif state.settings.paused:
-        return
     elif state.now - state.stuck_since > STUCK_LIMIT and can_be_spared(state, register):
         state.durable = replace(state.durable, stage=Stage.CLONE)
         do(state, Stop(immediate=False))
