@@ -117,3 +117,16 @@ def test_a_standby_that_streams_late_after_a_long_pause_is_not_cloned(runs: bool
     story.heal()
     story.well()
     story.silent("rejoin")
+
+
+def test_a_primary_that_does_not_answer_is_left_alone() -> None:
+    """Its guard does not stop it either: it may be shutting down, or be looked at."""
+    story = Story()
+    pause(story)
+    server = story["n1"].server
+    assert server is not None
+    server.hung = True
+    story.run(15.0)
+    assert story["n1"].server is server
+    server.hung = False
+    story.acknowledges("n1", 3.0)
