@@ -94,9 +94,11 @@ def test_a_node_that_is_cut_off_is_fenced_though_paused() -> None:
     pause(story)
     story.isolate("n1")
     story.until("n1 is stopped", lambda: story["n1"].server is None, 10.0)
+    story.run(5.0)
     story.heal()
-    pause(story, False)
+    story.primary_is("n1", within=10.0)
     story.well()
+    assert story.register.term == 1
 
 
 @pytest.mark.parametrize("runs", [True, False])
@@ -130,3 +132,36 @@ def test_a_primary_that_does_not_answer_is_left_alone() -> None:
     assert story["n1"].server is server
     server.hung = False
     story.acknowledges("n1", 3.0)
+
+
+@pytest.mark.parametrize("name", ["n1", "n2"])
+def test_a_slow_shutdown_by_hand_of_what_was_restarted_once(name: str) -> None:
+    """It does not answer while it shuts down; that it may start is over all the same."""
+    story = Story()
+    before = story[name].starts
+    agent = story[name].agent
+    assert agent is not None
+    agent.post(Restart())
+    story.until("it starts again", lambda: story[name].starts > before, 10.0)
+    story.well()
+    pause(story)
+    server = story[name].server
+    assert server is not None
+    server.hung = True
+    story.run(8.0)
+    server.die("stopped by hand")
+    story.run(20.0)
+    assert story[name].server is None
+
+
+def test_a_guard_that_dies_during_a_copy() -> None:
+    """No server ran: it is started from the copy."""
+    story = Story()
+    pause(story)
+    before = story["n2"].store.incarnation
+    agent = story["n2"].agent
+    assert agent is not None
+    agent.post(Reinitialize())
+    story.until("n2 copies", lambda: story["n2"].store.incarnation != before, 15.0)
+    story["n2"].kill_guard()
+    story.well()
