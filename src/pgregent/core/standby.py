@@ -186,7 +186,8 @@ def can_be_spared(state: State, register: Register) -> bool:
 
 
 def _start(state: State, register: Register) -> None:
-    if state.pg is not None or state.postgres.disk_timeline == 0:
+    unknown = state.postgres.disk_timeline == 0 and not state.reinitializing
+    if state.pg is not None or unknown:
         state.why = state.why if state.pg else "looking at its data directory (pg_controldata)"
         return
     if register.primary.name == state.me.name:
