@@ -4,7 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from pgregent.core.errors import Unavailable
 from pgregent.core.events import Reinitialize, Restart, Switchover
+from tests.sim.port import Port
+from tests.sim.world import Work
 from tests.stories.story import Story
 
 
@@ -165,3 +168,29 @@ def test_a_guard_that_dies_during_a_copy() -> None:
     story.until("n2 copies", lambda: story["n2"].store.incarnation != before, 15.0)
     story["n2"].kill_guard()
     story.well()
+
+
+def test_a_guard_that_dies_while_it_stops_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop failed, but the server is stopped: it is started again as it would have been."""
+
+    def stop(self: Port, immediate: bool) -> Work:
+        del immediate
+        self.stopping = True
+        self.node.kill_guard()
+        yield from self.connect_guard()
+        self.stopping = False
+        raise Unavailable("guard", "it died")
+
+    story = Story()
+    pause(story)
+    agent = story["n1"].agent
+    assert agent is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(Port, "stop", stop)
+        agent.post(Restart())
+        story.until("n1 stops", lambda: story["n1"].server is None, 8.0)
+        story.run(0.2)
+        assert not agent.state.opened, "what was done to the server before counts no more"
+    story.primary_is("n1", within=8.0)
+    story.well()
+    story.expect("n1 restart", "n1 failed", "n1 primary")

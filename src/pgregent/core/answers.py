@@ -191,6 +191,9 @@ def effect_failed(state: State, answer: Failed) -> None:
         # A rewind that failed leaves a directory that cannot be used.
         state.durable = replace(state.durable, stage=Stage.CLONE)
         state.needs_rewind = 0
+    if isinstance(answer.effect, Stop) and state.postgres.state is PgState.STOPPED:
+        # Its guard died meanwhile, and the next one ended what ran.
+        _stopped(state)
     if isinstance(answer.effect, Start):
         end_restart(state, answer.reason)
         _forget_server(state)
