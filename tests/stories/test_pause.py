@@ -194,3 +194,21 @@ def test_a_guard_that_dies_while_it_stops_the_server(monkeypatch: pytest.MonkeyP
     story.primary_is("n1", within=8.0)
     story.well()
     story.expect("n1 restart", "n1 failed", "n1 primary")
+
+
+@pytest.mark.parametrize("asked", [0.0, 0.1, 0.3])
+def test_the_end_of_the_pause_comes_while_the_primary_starts(asked: float) -> None:
+    """How long it did not run in the pause is no evidence."""
+    story = Story()
+    pause(story)
+    story["n1"].kill_server()
+    story.run(20.0)
+    if asked:
+        agent = story["n1"].agent
+        assert agent is not None
+        agent.post(Restart())
+        story.run(asked)
+    pause(story, False)
+    story.well()
+    story.silent("suspect", "election")
+    assert story.register.term == 1

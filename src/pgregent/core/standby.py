@@ -106,6 +106,9 @@ def _watch(state: State, register: Register) -> None:
     """Look for evidence that the primary is gone, and begin an election with those who agree."""
     if state.leaving is not Leaving.NO or state.settings.paused:
         state.suspicion = None
+        primary = state.peer(register.primary.name)
+        # It has as long to start after a pause as after anything else.
+        primary.not_primary_since = max(primary.not_primary_since, state.now)
         return
     if wants_probe(state):
         probe(state, register.primary.name)
