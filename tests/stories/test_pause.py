@@ -4,7 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from pgregent.core.errors import Unavailable
 from pgregent.core.events import Reinitialize, Restart, Switchover
+from tests.sim.port import Port
+from tests.sim.world import Work
 from tests.stories.story import Story
 
 
@@ -94,6 +97,118 @@ def test_a_node_that_is_cut_off_is_fenced_though_paused() -> None:
     pause(story)
     story.isolate("n1")
     story.until("n1 is stopped", lambda: story["n1"].server is None, 10.0)
+    story.run(5.0)
     story.heal()
+    story.primary_is("n1", within=10.0)
+    story.well()
+    assert story.register.term == 1
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_standby_that_streams_late_after_a_long_pause_is_not_cloned(runs: bool) -> None:
+    """The time that it did not stream for in the pause says nothing."""
+    story = Story(clients=False)
+    pause(story)
+    story["n2"].kill_server()
+    story.run(5.0)
+    story.block("sql", "n1", "n2")
+    if runs:
+        agent = story["n2"].agent
+        assert agent is not None
+        agent.post(Restart())
+    story.run(90.0)
+    pause(story, False)
+    story.run(5.0)
+    story.heal()
+    story.well()
+    story.silent("rejoin")
+
+
+def test_a_primary_that_does_not_answer_is_left_alone() -> None:
+    """Its guard does not stop it either: it may be shutting down, or be looked at."""
+    story = Story()
+    pause(story)
+    server = story["n1"].server
+    assert server is not None
+    server.hung = True
+    story.run(15.0)
+    assert story["n1"].server is server
+    server.hung = False
+    story.acknowledges("n1", 3.0)
+
+
+@pytest.mark.parametrize("name", ["n1", "n2"])
+def test_a_slow_shutdown_by_hand_of_what_was_restarted_once(name: str) -> None:
+    """It does not answer while it shuts down; that it may start is over all the same."""
+    story = Story()
+    before = story[name].starts
+    agent = story[name].agent
+    assert agent is not None
+    agent.post(Restart())
+    story.until("it starts again", lambda: story[name].starts > before, 10.0)
+    story.well()
+    pause(story)
+    server = story[name].server
+    assert server is not None
+    server.hung = True
+    story.run(8.0)
+    server.die("stopped by hand")
+    story.run(20.0)
+    assert story[name].server is None
+
+
+def test_a_guard_that_dies_during_a_copy() -> None:
+    """No server ran: it is started from the copy."""
+    story = Story()
+    pause(story)
+    before = story["n2"].store.incarnation
+    agent = story["n2"].agent
+    assert agent is not None
+    agent.post(Reinitialize())
+    story.until("n2 copies", lambda: story["n2"].store.incarnation != before, 15.0)
+    story["n2"].kill_guard()
+    story.well()
+
+
+def test_a_guard_that_dies_while_it_stops_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop failed, but the server is stopped: it is started again as it would have been."""
+
+    def stop(self: Port, immediate: bool) -> Work:
+        del immediate
+        self.stopping = True
+        self.node.kill_guard()
+        yield from self.connect_guard()
+        self.stopping = False
+        raise Unavailable("guard", "it died")
+
+    story = Story()
+    pause(story)
+    agent = story["n1"].agent
+    assert agent is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(Port, "stop", stop)
+        agent.post(Restart())
+        story.until("n1 stops", lambda: story["n1"].server is None, 8.0)
+        story.run(0.2)
+        assert not agent.state.opened, "what was done to the server before counts no more"
+    story.primary_is("n1", within=8.0)
+    story.well()
+    story.expect("n1 restart", "n1 failed", "n1 primary")
+
+
+@pytest.mark.parametrize("asked", [0.0, 0.1, 0.3])
+def test_the_end_of_the_pause_comes_while_the_primary_starts(asked: float) -> None:
+    """How long it did not run in the pause is no evidence."""
+    story = Story()
+    pause(story)
+    story["n1"].kill_server()
+    story.run(20.0)
+    if asked:
+        agent = story["n1"].agent
+        assert agent is not None
+        agent.post(Restart())
+        story.run(asked)
     pause(story, False)
     story.well()
+    story.silent("suspect", "election")
+    assert story.register.term == 1

@@ -1,7 +1,11 @@
 """A standby's data directory made anew, as the operator asks: no commit waits for it."""
 
-from pgregent.core.events import Reinitialize
+import pytest
+
+from pgregent.core.events import Reinitialize, Restart
 from pgregent.core.reinitialize import reinitialize_refusal
+from pgregent.core.types import PgState, Postgres
+from tests.sim.port import Port
 from tests.stories.story import Story
 
 
@@ -72,3 +76,38 @@ def test_refusals_change_nothing() -> None:
     story.heal()
     story.well()
     assert story.register.term == 1
+
+
+def test_a_primary_that_does_not_reach_the_dcs_needs_it() -> None:
+    """It cannot take it out of the rule: its commits would wait, and its authority run out."""
+    story = Story(nodes=2)
+    story.isolate("n1", "dcs")
+    story.run(5.0)
+    story.acknowledges("n1")
+    assert "commits or an election may depend" in ask(story, "n2")
+    story.run(12.0)
+    story.acknowledges("n1")
+    story.silent("rejoin")
+
+
+def test_a_data_directory_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pg_controldata refuses it. A restart does not help, and is not in the way either."""
+    look = Port.look
+
+    def unreadable(self: Port) -> Postgres:
+        return Postgres(PgState.STOPPED) if self.node.disk is broken else look(self)
+
+    story = Story()
+    story["n2"].kill()
+    broken = story["n2"].disk
+    monkeypatch.setattr(Port, "look", unreadable)
+    story["n2"].start_agent()
+    story.run(5.0)
+    agent = story["n2"].agent
+    assert agent is not None
+    agent.post(Restart())
+    story.run(5.0)
+    assert story["n2"].server is None
+    assert ask(story, "n2") == ""
+    story.well()
+    story.expect("n2 restart", "n2 reinitialize", "n2 rejoin", "n2 follow")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pgregent.core.events import Restart
+from pgregent.core.events import Restart, Switchover
 from pgregent.core.restart import restart_refusal
 from tests.sim.port import Port
 from tests.sim.world import Work
@@ -123,3 +123,53 @@ def test_refusals_change_nothing() -> None:
     story.heal()
     story.well()
     assert story["n1"].starts == 1
+
+
+def test_the_dcs_goes_away_during_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped then, the primary could not start before the DCS is back."""
+
+    def checkpoint(self: Port) -> Work:
+        yield 6.0
+
+    monkeypatch.setattr(Port, "checkpoint", checkpoint)
+    story = Story()
+    assert ask(story, "n1") == ""
+    story.run(0.5)
+    story.dcs.away = True
+    story.run(12.0)
+    assert story.serves("n1")
+    story.acknowledges("n1")
+    story.expect("n1 restart", "n1 refused")
+    assert story["n1"].starts == 1
+
+
+@pytest.mark.parametrize("restarting", ["n2", "n3"])
+def test_a_handover_does_not_wait_for_a_standbys_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, restarting: str
+) -> None:
+    """Neither where the next primary was to be restarted, nor where one was that has to follow."""
+
+    def checkpoint(self: Port) -> Work:
+        yield 60.0 if self.node.name == restarting else 0.1
+
+    monkeypatch.setattr(Port, "checkpoint", checkpoint)
+    story = Story()
+    starts = story["n2"].starts
+    assert ask(story, restarting) == ""
+    story.run(0.2)
+    agent = story["n1"].agent
+    assert agent is not None
+    agent.post(Switchover(1, "n2"))
+    story.primary_is("n2", within=1.0)
+    assert story.register.term == 2 and story["n2"].starts == starts
+    if restarting == "n2":
+        story.expect("n2 restart", "n2 refused")
+
+
+def test_one_that_was_just_appointed_is_not_restarted() -> None:
+    story = Story()
+    agent = story["n1"].agent
+    assert agent is not None
+    agent.post(Switchover(1, "n2"))
+    story.until("n2 is appointed", lambda: story.register.term == 2, 8.0)
+    story.until("n2 sees it", lambda: "promoting" in refusal(story, "n2"), 0.5)

@@ -34,8 +34,10 @@ def server_exited(state: State, why: str) -> None:
         return
     if state.running or state.pg is not None:
         state.announce("postgres_exited", why)
-        state.may_start = False
         end_restart(state, why)
+    nothing_ran = state.postgres.state in (PgState.STOPPED, PgState.ABSENT)
+    if not nothing_ran or isinstance(state.pg, Start):
+        state.may_start = _was_fenced(state)
     state.exited_at = state.now
     if isinstance(state.pg, Start) or state.now - state.server_started_at < DIED_SOON:
         state.start_failures += 1
@@ -46,10 +48,17 @@ def server_exited(state: State, why: str) -> None:
     _forget_server(state)
 
 
+def _was_fenced(state: State) -> bool:
+    """Whether its guard stopped the primary because its authority ran out."""
+    kept = state.deadline_kept
+    return state.postgres.state is PgState.PRIMARY and kept is not None and state.now >= kept
+
+
 def _forget_server(state: State) -> None:
     state.effects_done += 1
     state.opened, state.applied, state.barriered = False, None, None
     state.upstream, state.upstream_term, state.barrier = None, 0, None
+    state.stuck_lsn = -1
     state.vote, state.written_seq, state.deadline_kept, state.closed = None, -1, None, True
     state.durable = replace(state.durable, promoting=0)
 
@@ -182,6 +191,9 @@ def effect_failed(state: State, answer: Failed) -> None:
         # A rewind that failed leaves a directory that cannot be used.
         state.durable = replace(state.durable, stage=Stage.CLONE)
         state.needs_rewind = 0
+    if isinstance(answer.effect, Stop) and state.postgres.state is PgState.STOPPED:
+        # Its guard died meanwhile, and the next one ended what ran.
+        _stopped(state)
     if isinstance(answer.effect, Start):
         end_restart(state, answer.reason)
         _forget_server(state)

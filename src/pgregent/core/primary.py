@@ -190,7 +190,7 @@ def _take_office(state: State, register: Register) -> None:
     if durable.promoting != register.term:
         state.durable = replace(durable, promoting=register.term)
     state.why = f"appointed primary of term {register.term}: promoting"
-    do(state, Promote(register.term))
+    do(state, Promote(register.term), preempt=isinstance(state.pg, Checkpoint))
 
 
 def _restart(state: State, register: Register) -> None:

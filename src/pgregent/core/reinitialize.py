@@ -2,6 +2,7 @@
 
 from pgregent.core.effects import Clone, Rewind, Stop
 from pgregent.core.plan import do
+from pgregent.core.restart import end_restart
 from pgregent.core.standby import can_be_spared, primary_serves
 from pgregent.core.switchover import still_counted
 from pgregent.core.types import PgState, Register
@@ -19,7 +20,7 @@ def reinitialize_refusal(state: State) -> str:
         return "it is leaving"
     if state.reinitializing or isinstance(state.pg, Clone | Rewind):
         return "it is being made anew already"
-    if state.restarting is not Restarting.NO:
+    if state.restarting is Restarting.STOPPING:
         return "its PostgreSQL is being restarted"
     return _not_now(state, register)
 
@@ -39,6 +40,8 @@ def begin_reinitialize(state: State) -> None:
     if refusal := reinitialize_refusal(state):
         state.announce("refused", f"reinitialize: {refusal}")
         return
+    # A restart may still be waiting to start what is made anew now.
+    end_restart(state, "its data directory is made anew")
     state.reinitializing, state.reinitialize_since = True, state.now
     state.announce("reinitialize", "the operator asks for a new copy of the primary")
 

@@ -29,7 +29,7 @@ def restart_refusal(state: State) -> str:
     unusable = state.durable.stage is not Stage.NONE or isinstance(state.pg, Clone | Rewind)
     if unusable or state.postgres.state not in _CAN:
         return f"not now: {state.why}"
-    if state.is_primary and state.postgres.state is PgState.PRIMARY and not state.opened:
+    if state.is_primary and state.running and not state.opened:
         return f"not now: {state.why}"
     return dcs_is_away(state) if state.is_primary else ""
 
@@ -54,6 +54,9 @@ def plan_restart(state: State, register: Register) -> bool:
         return False
     if state.restarting is Restarting.STARTING:
         return False
+    if why := _why_not_to_stop(state):
+        end_restart(state, why)
+        return False
     if state.running and not state.checkpointed:
         # So that the shutdown is short. It may take long itself: the office goes on meanwhile.
         do(state, Checkpoint())
@@ -67,6 +70,13 @@ def plan_restart(state: State, register: Register) -> bool:
     elif not isinstance(state.pg, Checkpoint):
         end_restart(state, state.why)
     return False
+
+
+def _why_not_to_stop(state: State) -> str:
+    """Why a primary is not stopped after all, though the checkpoint may be done; empty if it is."""
+    if not state.is_primary or isinstance(state.pg, Stop):
+        return ""
+    return dcs_is_away(state) if state.opened else "it was appointed primary"
 
 
 def end_restart(state: State, why: str) -> None:

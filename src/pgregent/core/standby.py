@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pgregent.core.effects import Clone, Follow, Rewind, Seal, Start, Stop
+from pgregent.core.effects import Checkpoint, Clone, Follow, Rewind, Seal, Start, Stop
 from pgregent.core.election import (
     appoint,
     choose,
@@ -106,6 +106,9 @@ def _watch(state: State, register: Register) -> None:
     """Look for evidence that the primary is gone, and begin an election with those who agree."""
     if state.leaving is not Leaving.NO or state.settings.paused:
         state.suspicion = None
+        primary = state.peer(register.primary.name)
+        # It has as long to start after a pause as after anything else.
+        primary.not_primary_since = max(primary.not_primary_since, state.now)
         return
     if wants_probe(state):
         probe(state, register.primary.name)
@@ -152,7 +155,11 @@ def _follow(state: State, register: Register) -> None:
     name = register.primary.name
     if state.upstream != register.primary or state.upstream_term != register.term:
         state.why = f"turning to {name}, primary of term {register.term}"
-        do(state, Follow(register.primary, register.term))
+        do(
+            state,
+            Follow(register.primary, register.term),
+            preempt=isinstance(state.pg, Checkpoint),
+        )
         return
     state.why = f"streaming from {name} in term {register.term}"
     if not state.postgres.streaming:
@@ -164,24 +171,26 @@ def _clone_if_stuck(state: State, register: Register) -> None:
     """A standby whose WAL is gone from the primary asks for it for ever."""
     postgres = state.postgres
     lsn = max(postgres.replay_lsn, postgres.position.lsn if postgres.position else 0)
-    if state.postgres.streaming or lsn != state.stuck_lsn or not primary_serves(state, register):
+    moves = state.postgres.streaming or lsn != state.stuck_lsn
+    if moves or state.settings.paused or not primary_serves(state, register):
         state.stuck_lsn, state.stuck_since = lsn, state.now
-    elif state.settings.paused:
-        return
     elif state.now - state.stuck_since > STUCK_LIMIT and can_be_spared(state, register):
         state.durable = replace(state.durable, stage=Stage.CLONE)
         do(state, Stop(immediate=False))
 
 
 def can_be_spared(state: State, register: Register) -> bool:
-    """Whether an election can do without what is on this member's disk; while the DCS is away no
-    rule can be changed, and those that name it would need it."""
+    """Whether an election can do without what is on this member's disk; while the DCS is away, from
+    here or from the primary, no rule can be changed, and those that name it would need it."""
     named = any(state.me == r.writer or state.me in r.members for r in register.rules)
-    return fork_is_final(register) and (state.dcs_ok or not named)
+    record = state.heard_lately(register.primary.name)
+    changes = state.dcs_ok and record is not None and record.dcs_ok
+    return fork_is_final(register) and (changes or not named)
 
 
 def _start(state: State, register: Register) -> None:
-    if state.pg is not None or state.postgres.disk_timeline == 0:
+    unknown = state.postgres.disk_timeline == 0 and not state.reinitializing
+    if state.pg is not None or unknown:
         state.why = state.why if state.pg else "looking at its data directory (pg_controldata)"
         return
     if register.primary.name == state.me.name:

@@ -239,7 +239,10 @@ def _set_deadline(state: State) -> None:
     starting = isinstance(state.pg, Start) and state.pg.rule is not None
     if running is PgState.STARTING and state.durable.promoted == register.term:
         starting = True
-    if not state.is_primary or not (running is PgState.PRIMARY or promoting or starting):
+    # Else one that does not answer keeps the deadline that it had, and is stopped by it.
+    left_alone = running is PgState.UNKNOWN and state.settings.paused and state.opened
+    serves = running is PgState.PRIMARY or left_alone
+    if not state.is_primary or not (serves or promoting or starting):
         return
     at = authority_until(state)
     if at is not None and at <= state.now:

@@ -170,8 +170,8 @@ class State:
     """The operator wants its data directory made anew, and the copy has not begun."""
     reinitialize_since: float = float("-inf")
     may_start: bool = False
-    """Its server does not run because this agent stopped it, or the operator wants it started: only
-    then is it started while the cluster is paused."""
+    """Its server does not run because this agent or its deadline stopped it, or the operator wants
+    it started: only then is it started while the cluster is paused."""
     exiting: bool = False
     deadline: float | None = None
     deadline_told_at: float = float("-inf")
