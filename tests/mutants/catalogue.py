@@ -337,7 +337,7 @@ names = {h.name for h in holders}
     Mutant(
         name="a restart that asks to be succeeded",
         file="core/primary.py",
-        old="if not asked and waited < SUCCESSION_WAIT and",
+        old="if not at_once and waited < SUCCESSION_WAIT and",
         new="if waited < SUCCESSION_WAIT and",
         why="A restart becomes a failover.",
         caught_by=RESTART + "test_a_primary_stays_primary",

@@ -18,11 +18,19 @@ def pause(story: Story, paused: bool = True) -> None:
             node.agent.state.settings = node.settings
 
 
+def shut_down(story: Story, name: str) -> None:
+    """By hand, in good order."""
+    server = story[name].server
+    assert server is not None
+    server.shut_down()
+    story.until(f"{name} is down", lambda: story[name].server is None, 10.0)
+
+
 @pytest.mark.parametrize("name", ["n1", "n2"])
-def test_a_server_that_stops_stays_stopped_until_the_end_of_the_pause(name: str) -> None:
+def test_what_is_shut_down_stays_down_until_the_end_of_the_pause(name: str) -> None:
     story = Story()
     pause(story)
-    story[name].kill_server()
+    shut_down(story, name)
     story.run(30.0)
     assert story[name].server is None
     agent = story[name].agent
@@ -30,6 +38,40 @@ def test_a_server_that_stops_stays_stopped_until_the_end_of_the_pause(name: str)
     story.silent("suspect", "election")
     pause(story, False)
     story.well()
+
+
+@pytest.mark.parametrize("name", ["n1", "n2"])
+def test_what_crashes_is_started_in_its_place(name: str) -> None:
+    story = Story()
+    pause(story)
+    story.run(10.0)
+    story[name].kill_server()
+    story.until("it runs again", lambda: story[name].server is not None, 1.0)
+    story.well()
+    story.silent("suspect", "election")
+    assert story.register.term == 1
+
+
+def test_an_agent_that_is_away_for_longer_than_the_lease() -> None:
+    """Its guard stops the primary; the next agent starts it again."""
+    story = Story()
+    pause(story)
+    story["n1"].kill_agent()
+    story.run(10.0)
+    assert story["n1"].server is None
+    story["n1"].start_agent()
+    story.primary_is("n1", within=5.0)
+    assert story.register.term == 1
+
+
+def test_one_that_leaves_after_its_server_was_shut_down_by_hand_hands_nothing_over() -> None:
+    story = Story()
+    pause(story)
+    shut_down(story, "n1")
+    story["n1"].leave()
+    story.until("n1 has left", lambda: story["n1"].agent is None, 10.0)
+    story.run(5.0)
+    assert story.register.term == 1
 
 
 def test_a_dead_primary_is_not_succeeded_until_the_end_of_the_pause() -> None:
@@ -46,7 +88,7 @@ def test_a_dead_primary_is_not_succeeded_until_the_end_of_the_pause() -> None:
 def test_commits_do_not_wait_for_a_standby_that_was_stopped() -> None:
     story = Story(nodes=2)
     pause(story)
-    story["n2"].kill_server()
+    shut_down(story, "n2")
     story.acknowledges("n1", 5.0)
     pause(story, False)
     story.well()
@@ -55,7 +97,7 @@ def test_commits_do_not_wait_for_a_standby_that_was_stopped() -> None:
 def test_a_primary_that_was_stopped_starts_when_a_restart_is_asked_for() -> None:
     story = Story()
     pause(story)
-    story["n1"].kill_server()
+    shut_down(story, "n1")
     story.run(10.0)
     agent = story["n1"].agent
     assert agent is not None
@@ -109,7 +151,7 @@ def test_a_standby_that_streams_late_after_a_long_pause_is_not_cloned(runs: bool
     """The time that it did not stream for in the pause says nothing."""
     story = Story(clients=False)
     pause(story)
-    story["n2"].kill_server()
+    shut_down(story, "n2")
     story.run(5.0)
     story.block("sql", "n1", "n2")
     if runs:
@@ -152,7 +194,7 @@ def test_a_slow_shutdown_by_hand_of_what_was_restarted_once(name: str) -> None:
     assert server is not None
     server.hung = True
     story.run(8.0)
-    server.die("stopped by hand")
+    shut_down(story, name)
     story.run(20.0)
     assert story[name].server is None
 
@@ -201,7 +243,7 @@ def test_the_end_of_the_pause_comes_while_the_primary_starts(asked: float) -> No
     """How long it did not run in the pause is no evidence."""
     story = Story()
     pause(story)
-    story["n1"].kill_server()
+    shut_down(story, "n1")
     story.run(20.0)
     if asked:
         agent = story["n1"].agent

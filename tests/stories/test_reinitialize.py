@@ -111,3 +111,14 @@ def test_a_data_directory_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -
     assert ask(story, "n2") == ""
     story.well()
     story.expect("n2 restart", "n2 reinitialize", "n2 rejoin", "n2 follow")
+
+
+def test_a_strangers_directory_is_not_replaced() -> None:
+    story = Story()
+    story["n2"].kill()
+    story["n2"].disk.system_id = "4711"
+    story["n2"].start_agent()
+    story.run(5.0)
+    assert "another cluster's: move it away" in ask(story, "n2")
+    story.run(5.0)
+    story.silent("rejoin")

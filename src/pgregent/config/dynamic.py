@@ -111,7 +111,7 @@ class Dcs(Section):
     )
     pause: Flag = Field(
         default=False,
-        description="nobody is succeeded, and a PostgreSQL that somebody stopped stays stopped: "
+        description="nobody is succeeded, and a PostgreSQL that somebody shuts down stays down: "
         "`pgregent pause`, `pgregent resume`",
     )
     postgresql: DcsPostgresql = DcsPostgresql()

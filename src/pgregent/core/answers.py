@@ -37,7 +37,7 @@ def server_exited(state: State, why: str) -> None:
         end_restart(state, why)
     nothing_ran = state.postgres.state in (PgState.STOPPED, PgState.ABSENT)
     if not nothing_ran or isinstance(state.pg, Start):
-        state.may_start = _was_fenced(state)
+        state.may_start = False
     state.exited_at = state.now
     if isinstance(state.pg, Start) or state.now - state.server_started_at < DIED_SOON:
         state.start_failures += 1
@@ -46,12 +46,6 @@ def server_exited(state: State, why: str) -> None:
         state.pg = None
     state.postgres = Postgres(PgState.STOPPED, system_id=state.postgres.system_id)
     _forget_server(state)
-
-
-def _was_fenced(state: State) -> bool:
-    """Whether its guard stopped the primary because its authority ran out."""
-    kept = state.deadline_kept
-    return state.postgres.state is PgState.PRIMARY and kept is not None and state.now >= kept
 
 
 def _forget_server(state: State) -> None:

@@ -198,9 +198,9 @@ def _restart(state: State, register: Register) -> None:
         state.why = "its data directory is unusable: another member has to succeed"
         _ask_succession(state, register)
         return
-    asked = state.restarting is Restarting.STARTING
+    at_once = state.restarting is Restarting.STARTING or state.settings.paused
     waited = state.now - state.exited_at
-    if not asked and waited < SUCCESSION_WAIT and _others_could_succeed(state, register):
+    if not at_once and waited < SUCCESSION_WAIT and _others_could_succeed(state, register):
         state.why = "its PostgreSQL died: waiting for a standby to succeed"
         state.down = True
         return

@@ -18,6 +18,8 @@ def reinitialize_refusal(state: State) -> str:
         return f"{state.me.name} is the primary: the others are made from what it has"
     if state.leaving is not Leaving.NO:
         return "it is leaving"
+    if state.is_strangers:
+        return "its data directory is another cluster's: move it away, or correct data_dir"
     if state.reinitializing or isinstance(state.pg, Clone | Rewind):
         return "it is being made anew already"
     if state.restarting is Restarting.STOPPING:

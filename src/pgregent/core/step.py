@@ -89,7 +89,7 @@ def _decide(state: State) -> None:
         plan_restore(state)
     if state.leaving is not Leaving.NO:
         plan_leaving(state)
-    elif _is_strangers(state):
+    elif state.is_strangers:
         state.why = (
             f"its data directory has system identifier {state.postgres.system_id}, not the "
             "cluster's: it belongs to another cluster; move it away, or correct data_dir"
@@ -121,13 +121,6 @@ def _plan_what_was_asked(state: State, register: Register) -> bool:
 
 def _is_off(state: State) -> bool:
     return state.postgres.state in (PgState.STOPPED, PgState.ABSENT) and state.pg is None
-
-
-def _is_strangers(state: State) -> bool:
-    register, own = state.register, state.postgres.system_id
-    if register is None or not register.system_id or not own:
-        return False
-    return own != register.system_id and state.durable.stage is Stage.NONE
 
 
 def _absorb(state: State, event: Event) -> None:

@@ -26,7 +26,8 @@ def plan_leaving(state: State) -> None:
     register = state.register
     idle = state.pg is None or isinstance(state.pg, Clone | Rewind | Initdb)
     if state.postgres.state in (PgState.STOPPED, PgState.ABSENT) and idle:
-        if state.is_primary and register is not None and _hand_over(state, register):
+        hands_over = state.is_primary and not state.hands_off
+        if hands_over and register is not None and _hand_over(state, register):
             return
         state.why = "stopped: leaving"
         state.exiting = True

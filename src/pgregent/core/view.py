@@ -14,6 +14,7 @@ from pgregent.core.types import (
     Register,
     Rule,
     Settings,
+    Stage,
     Suspicion,
     Vote,
 )
@@ -170,8 +171,8 @@ class State:
     """The operator wants its data directory made anew, and the copy has not begun."""
     reinitialize_since: float = float("-inf")
     may_start: bool = False
-    """Its server does not run because this agent or its deadline stopped it, or the operator wants
-    it started: only then is it started while the cluster is paused."""
+    """Its server does not run because this agent stopped it, or the operator wants it started: it
+    is, also while the cluster is paused."""
     exiting: bool = False
     deadline: float | None = None
     deadline_told_at: float = float("-inf")
@@ -217,8 +218,18 @@ class State:
 
     @property
     def hands_off(self) -> bool:
-        """Whether its server, which somebody else stopped, stays stopped: the cluster is paused."""
-        return self.settings.paused and not self.may_start
+        """Whether the cluster is paused, and its server stays stopped: somebody else shut it down in
+        good order. One that crashed, or that its guard ended, is started again."""
+        put_down = self.postgres.clean or self.postgres.state is PgState.ABSENT
+        return self.settings.paused and not self.may_start and put_down
+
+    @property
+    def is_strangers(self) -> bool:
+        """Whether its data directory is another cluster's."""
+        register, own = self.register, self.postgres.system_id
+        if register is None or not register.system_id or not own:
+            return False
+        return own != register.system_id and self.durable.stage is Stage.NONE
 
     @property
     def running(self) -> bool:
