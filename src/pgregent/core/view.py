@@ -218,7 +218,7 @@ class State:
 
     @property
     def hands_off(self) -> bool:
-        """Whether the cluster is paused, and its server stays stopped: somebody else shut it down in
+        """Whether the cluster is paused, and its server stays stopped: somebody shut it down in
         good order. One that crashed, or that its guard ended, is started again."""
         put_down = self.postgres.clean or self.postgres.state is PgState.ABSENT
         return self.settings.paused and not self.may_start and put_down
