@@ -148,7 +148,7 @@ async def test_the_files_come_back(servers: pg.Servers) -> None:
     assert (primary.data_dir / render.HBA_CONF).read_text() == hba
     assert not any("pgregent" in path.name for path in primary.data_dir.iterdir())
     await primary.start()
-    names = "current_setting('synchronous_standby_names'), current_setting('max_connections')"
+    names = "current_setting('synchronous_standby_names') s, current_setting('max_connections') m"
     assert await primary.execute(f"SELECT {names}") == [("", "33")]  # pyright: ignore
 
 
