@@ -36,6 +36,9 @@ class PatroniPair(Pair):
     def __init__(self, bin_dir: Path, *, etcd: bool = False) -> None:
         super().__init__(bin_dir)
         self.scope_dir = f"/service/{self.scope()}"
+        # Patroni's session ends with this, and not with its ttl, which is 20 s at least.
+        with (self.zookeeper.folder / "zoo.cfg").open("a") as lines:
+            lines.write("maxSessionTimeout=4000\n")
         of_the_seed = f"zookeeper:\n hosts:\n   - {self.zookeeper.host}\n"
         if etcd:
             self.etcd = self.zookeeper = EtcdServer(self.base / "etcd")  # pyright: ignore
@@ -94,6 +97,11 @@ class PatroniPair(Pair):
             process.send_signal(signal.SIGTERM)
         for process in ending:
             process.wait(30)
+        self._processes = {n: p for n, p in self._processes.items() if p not in ending}
+        if isinstance(self.zookeeper, EtcdServer):
+            # As `ttl` would do.
+            for lease in self.zookeeper.ask("lease/leases", {}).get("leases", []):
+                self.zookeeper.ask("lease/revoke", lease)
         wait_for(
             "Patroni's keys go",
             lambda: not any(map(self.value, ("leader", *(f"members/{n}" for n in self.members)))),

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 def command(file: str) -> None:
     """Give this host's PostgreSQL back to Patroni. FILE is the agent's, and Patroni's, own.
 
-    Stop all agents (SIGINT to the primary's stops the whole cluster), run this on the primary's
-    host, then on each standby's, then start Patroni, on the primary's host first. Data, roles and
-    the dynamic configuration stay. The state directory is set aside, and the cluster's register
-    says from then on that there is nobody in office: an agent that is started by mistake ends with
-    exit code 2. Where it was interrupted, run it again. `pgregent adopt` is the way back.
+    Stop all agents (SIGTERM), the standbys' first; run this on the primary's host, then on each
+    standby's; then start Patroni, on the primary's host first. Data, roles and the dynamic
+    configuration stay. The state directory is set aside, and the cluster's register says from then
+    on that nobody is in office: an agent that is started by mistake ends with exit code 2. Where it
+    was interrupted, run it again. `pgregent adopt` is the way back.
     """
     from pgregent.cli.patroni_scope import member_config
 

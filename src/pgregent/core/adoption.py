@@ -101,7 +101,7 @@ def adopt(
         raise Refused(
             f"Patroni still runs in this scope: found the keys of {', '.join(word.running)}, "
             "expected none; pause it, stop it on all hosts, and wait until they are gone, which "
-            "takes `ttl` (30 s) where it was killed or etcd is the DCS"
+            "takes up to `ttl`: 30 s by default"
         )
     in_force = register if register is not None and not register.released else None
     expected = in_force.system_id if in_force is not None else word.system_id
@@ -276,7 +276,7 @@ def release(
     if not (data.clean and data.was_primary and data.timeline == register.term):
         raise Refused(
             f"{name}'s PostgreSQL was not shut down cleanly as the primary of term "
-            f"{register.term}: start the agents, and stop them by SIGINT to {name}'s"
+            f"{register.term}: start the agents, and stop them again, {name}'s last"
         )
     released = Register(
         seq=register.seq + 1,
