@@ -61,10 +61,15 @@ async def _release(config: "AgentConfig") -> None:
                 live=agents(scope.entries, scope.base),
                 patroni=running(scope.entries, scope.base),
             )
-            server = scope.server(await scope.dynamic.load(click.echo))
+            dynamic = await scope.dynamic.load(click.echo)
+            server = scope.server(dynamic)
             if plan is not None:
                 await _give_back(scope, plan, control)
             _clear(scope, server)
+            if dynamic.pause:
+                click.echo(
+                    "the cluster is paused: Patroni starts nothing before `patronictl resume`"
+                )
 
 
 def _stopped(scope: "Scope", control: "ControlData | None") -> "Stopped":
