@@ -18,7 +18,7 @@ from pgregent.adapters.postgres import render, sql, tools
 from pgregent.adapters.postgres.check import check_configuration, check_files
 from pgregent.adapters.postgres.server import LocalServer
 from pgregent.agent.reload import Hooks, Reload
-from pgregent.agent.wiring import _custom_conf, _server_config
+from pgregent.agent.wiring import custom_conf_of, server_of
 from pgregent.config.dynamic import Dcs
 from pgregent.config.load import Loaded
 from pgregent.config.schema import AgentConfig, Credentials
@@ -443,7 +443,7 @@ async def test_a_reload_takes_what_is_right(members: Members) -> None:
     async def prepare(
         config: AgentConfig, dynamic: Dcs, *, files: bool
     ) -> Callable[[], Awaitable[None]]:
-        wanted = _server_config(config, dynamic, members.bin_dir, _custom_conf(config))
+        wanted = server_of(config, dynamic, members.bin_dir, custom_conf_of(config))
         await check_configuration(wanted)
         return partial(server.reconfigure, wanted)
 

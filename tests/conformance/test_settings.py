@@ -14,7 +14,7 @@ import yaml
 from pgregent.adapters.postgres import sql, wal
 from pgregent.adapters.postgres.server import LocalServer
 from pgregent.agent import wiring
-from pgregent.agent.wiring import _custom_conf, _server_config
+from pgregent.agent.wiring import custom_conf_of, server_of
 from pgregent.config.load import check_config
 from pgregent.config.schema import AgentConfig
 from pgregent.core.durability import standby_names
@@ -76,7 +76,7 @@ class Members:
         assert config is not None, found
         self.configs[name] = config
         server = LocalServer(
-            _server_config(config, config.bootstrap.dcs, self.bin_dir, _custom_conf(config)),
+            server_of(config, config.bootstrap.dcs, self.bin_dir, custom_conf_of(config)),
             lambda path, size: None,
         )
         self.made.append(server)

@@ -75,6 +75,8 @@ class Checker:
             if new.term in self.appointed:
                 self.broken(f"S7: term {new.term} was appointed twice")
             self.appointed[new.term] = new.primary
+        elif new.released:
+            pass
         elif forgotten is None and old and old.term and new.primary != old.primary:
             self.broken(f"S7: term {new.term} changed hands")
         rules = "; ".join(f"{r.writer.name}: {r}" for r in new.rules)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pgregent.agent.wiring import _settings
+from pgregent.agent.wiring import settings_of
 from pgregent.config.load import check_config
 from pgregent.core.types import PgState
 from tests.stories.story import Story
@@ -32,7 +32,7 @@ def settings(pgregent: str = "{}", dcs: str = "", tags: str = "{}") -> dict[str,
     text = f"{FILE}{dynamic}pgregent: {pgregent}\ntags: {tags}\n"
     config, found = check_config(text, {})
     assert config is not None, found
-    made = _settings(config, config.bootstrap.dcs)
+    made = settings_of(config, config.bootstrap.dcs)
     return {f.name: getattr(made, f.name) for f in fields(made) if f.name not in PLACE}
 
 

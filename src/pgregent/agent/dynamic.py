@@ -76,6 +76,13 @@ class DynamicConfig:
         after = merged(before, changes)
         return CasDone(version) if after == before else await self.exchange(version, after)
 
+    async def with_changes(self, changes: Mapping[str, Any]) -> LoadedDynamic:
+        """What `patch` would make of it. Raises as that."""
+        before, _ = await self.read()
+        loaded = _right(_compact(merged(before, changes)), f"the DCS key {self._key}")
+        await self._check(loaded.dcs)
+        return loaded
+
     async def exchange(self, version: int, document: Mapping[str, Any]) -> CasResult:
         """Store `document` if the DCS still holds that version. Raises as `patch`."""
         text = _compact(document)

@@ -73,8 +73,18 @@ def settled(document: Any) -> Any:
 
 def is_ours(value: bytes) -> bool:
     """Whether a members/<name> is one of ours, and not Patroni's."""
+    return _OWN in _object(value)
+
+
+def is_patronis(value: bytes) -> bool:
+    """Whether a members/<name> is surely Patroni's."""
+    found = _object(value)
+    return "api_url" in found and _OWN not in found
+
+
+def _object(value: bytes) -> Mapping[str, Any]:
     try:
         found: Any = json.loads(value)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and _OWN in found
+        return {}
+    return cast(Document, found) if isinstance(found, dict) else {}

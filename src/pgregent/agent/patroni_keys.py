@@ -17,6 +17,7 @@ from pgregent.agent import patroni_documents as documents
 from pgregent.agent.codec import decode
 from pgregent.agent.loop import Keys
 from pgregent.agent.patroni_request import requested
+from pgregent.agent.patroni_word import Entries, running
 from pgregent.api import patroni
 from pgregent.api.node import Node
 from pgregent.core.effects import Announce
@@ -100,6 +101,8 @@ class PatroniKeeper:
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 found = await self._keys.read(self._all)
+                if self._is_patronis(found):
+                    return
                 await self._drop_leader(found)
                 if (own := found.get(self._member)) is not None:
                     await self._keys.remove(self._member, own)
@@ -127,6 +130,8 @@ class PatroniKeeper:
     async def _round(self) -> bool:
         """Whether all is as it has to be. Raises Unavailable."""
         found = await self._keys.read(self._all)
+        if self._is_patronis(found):
+            raise Refused(f"Patroni runs as {self._member}: stop it, or this agent")
         if not self._node.serving:
             await self._drop_leader(found)
             return await self._keep_member(found)
@@ -134,6 +139,11 @@ class PatroniKeeper:
         if self._node.serving and (asked := found.get(self._failover)):
             await self._take_request(asked)
         return await self._keep_primarys(found) and whole
+
+    def _is_patronis(self, found: Mapping[str, Found]) -> bool:
+        """Whether this member's key is a Patroni's, whose `leader` has the same name, too."""
+        own = found.get(self._member)
+        return own is not None and documents.is_patronis(own.value)
 
     async def _drop_leader(self, found: Mapping[str, Found]) -> None:
         """If it names this member: an agent that died may have left it."""
@@ -225,33 +235,26 @@ def patroni_keeper(
     return PatroniKeeper(keys, dcs, place, node, post=post, announce=announce)
 
 
-async def refuse_beside_patroni(dcs: Dcs, place: Keys) -> None:
-    """Raises Refused where a Patroni runs in this scope, and no cluster of pgregent is there yet.
+async def refuse_beside_patroni(dcs: Dcs, place: Keys, *, in_hand: bool = False) -> Entries:
+    """All keys of this scope. Raises Refused where a Patroni runs in it.
 
-    Its `leader` and its members' keys go when it ends. A DCS that is away says nothing.
+    Its `leader` and its members' keys go when it ends. Where there is a register, an agent of ours
+    may have left `leader`; and what is `in_hand`, a server under its guard, is not given up for a
+    Patroni that came later. A DCS that is away shows none.
     """
     base = _base(place)
     try:
         found = await dcs.read(base)
     except Unavailable:
-        return
-    if place.register in found:
-        return
-    above = f"{base}/members/"
-    theirs = sorted(
-        key.removeprefix(above)
-        for key, entry in found.items()
-        if key.startswith(above) and not documents.is_ours(entry.value)
-    )
-    if (leader := found.get(f"{base}/leader")) is not None:
-        name = leader.value.decode(errors="replace")
-        if f"{above}{name}" not in found and name not in theirs:
-            theirs.append(name)
-    if theirs:
+        return {}
+    ours = place.register in found
+    theirs = running(found, base, leader_counts=not ours)
+    if theirs and not (ours and in_hand):
         raise Refused(
             f"the DCS key {base}: found Patroni running there ({', '.join(theirs)}), expected a "
             "scope without it; stop Patroni on all its members first, or choose another scope"
         )
+    return found
 
 
 def _base(place: Keys) -> str:

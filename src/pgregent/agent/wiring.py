@@ -26,6 +26,7 @@ from pgregent.adapters.postgres.check import (
     check_files,
     check_parameters,
 )
+from pgregent.adapters.postgres.guard_client import foreign_postmaster, guard_runs
 from pgregent.adapters.postgres.layout import ServerConfig
 from pgregent.adapters.postgres.render import custom_conf
 from pgregent.adapters.postgres.server import LocalServer
@@ -38,6 +39,7 @@ from pgregent.agent.events import EventLog
 from pgregent.agent.log import configure_log
 from pgregent.agent.loop import Agent, Keys, api_address
 from pgregent.agent.patroni_keys import patroni_keeper, refuse_beside_patroni
+from pgregent.agent.patroni_word import Entries
 from pgregent.agent.reload import START_TIMEOUT_MIN, Hooks, Reload
 from pgregent.agent.store import Store
 from pgregent.agent.taking import Taking
@@ -61,7 +63,7 @@ from pgregent.config.schema import AgentConfig
 from pgregent.core.effects import Announce
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.events import Leave
-from pgregent.core.types import Register, Settings, Stage
+from pgregent.core.types import Durable, Register, Settings, Stage
 from pgregent.core.view import State
 from pgregent.ports import dcs as port
 
@@ -90,7 +92,7 @@ def run_agent(loaded: Loaded, again: Callable[[], Loaded]) -> int:
     _raise_file_limit()
     bin_dir = tools.find_bin_dir(config.postgresql.bin_dir)
     state_dir = config.postgresql.data_dir.with_name(f"{config.postgresql.data_dir.name}.pgregent")
-    _make_dir(state_dir)
+    make_dir(state_dir)
     with ExitStack() as locks:
         locks.callback(hold_lock(state_dir / "agent.lock").release)
         folder = config.postgresql.config_dir
@@ -117,12 +119,12 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _custom_conf(config: AgentConfig) -> bytes | None:
+def custom_conf_of(config: AgentConfig) -> bytes | None:
     path = config.postgresql.custom_conf
     return custom_conf(path) if path else None
 
 
-def _server_config(
+def server_of(
     config: AgentConfig, dynamic: Dcs, bin_dir: Path, custom: bytes | None
 ) -> ServerConfig:
     postgresql = config.postgresql
@@ -164,8 +166,8 @@ async def _prepare(
     server: LocalServer, callbacks: Callbacks, config: AgentConfig, dynamic: Dcs, *, files: bool
 ) -> Callable[[], Awaitable[None]]:
     """See agent.reload.Hooks."""
-    custom = _custom_conf(config) if files else server.config.custom_conf
-    changed = _server_config(config, dynamic, server.config.bin_dir, custom)
+    custom = custom_conf_of(config) if files else server.config.custom_conf
+    changed = server_of(config, dynamic, server.config.bin_dir, custom)
     await check_configuration(changed)
     # Some keys stay as they were until the agent starts anew.
     await check_files(server.config.changed_to(changed))
@@ -173,7 +175,7 @@ async def _prepare(
     return partial(callbacks.reconfigured, config.postgresql.callbacks, reconfigure)
 
 
-def _make_dir(directory: Path) -> None:
+def make_dir(directory: Path) -> None:
     """PostgreSQL's user has to pass through it, to its own password file, and see nothing else."""
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o711)
@@ -181,7 +183,7 @@ def _make_dir(directory: Path) -> None:
         raise Refused(f"cannot create {directory}: {error.strerror}") from error
 
 
-def _settings(config: AgentConfig, dynamic: Dcs) -> Settings:
+def settings_of(config: AgentConfig, dynamic: Dcs) -> Settings:
     own, count = config.pgregent, dynamic.synchronous_node_count
     address, api = config.postgresql.address, config.restapi.address
     return Settings(
@@ -212,25 +214,33 @@ async def _run(
     durable = store.load(config.name)
     dcs = await open_dcs(config, config.name)
     try:
-        await refuse_beside_patroni(dcs, keys(config))
+        in_hand = guard_runs(state_dir)
+        entries = await refuse_beside_patroni(dcs, keys(config), in_hand=in_hand)
+        shown = _register(entries, keys(config), durable)
+        if shown is not None and shown.released:
+            raise Refused(
+                f"the DCS key {keys(config).register}: {shown.why}; `pgregent adopt` takes it over"
+            )
         changes = DynamicConfig(
             dcs,
             f"{config.namespace}/{config.scope}/config",
             state_dir,
             config.bootstrap.dcs,
-            lambda dynamic: check_configuration(_server_config(config, dynamic, bin_dir, None)),
+            lambda dynamic: check_configuration(server_of(config, dynamic, bin_dir, None)),
         )
         dynamic = await changes.load(lambda text: log.warning("%s", text))
-        server_config = _server_config(config, dynamic, bin_dir, _custom_conf(config))
-        settings = _settings(config, dynamic)
+        server_config = server_of(config, dynamic, bin_dir, custom_conf_of(config))
+        settings = settings_of(config, dynamic)
         check_parameters(server_config.parameters)
         await check_files(server_config)
         if durable.stage is Stage.NONE:
-            register = durable.register or await _register(dcs, keys(config))
+            register = durable.register or shown
             system_id = register.system_id if register is not None else ""
             check_data_dir(server_config.data_dir, server_config.bin_dir, system_id)
+        if shown is None:
+            _refuse_foreign(server_config)
         log_dir = server_config.log_file.parent
-        _make_dir(log_dir)
+        make_dir(log_dir)
         if (owner := server_config.owner) is not None:
             os.chown(log_dir, owner.uid, owner.gid)
         clock = BoottimeClock()
@@ -248,6 +258,17 @@ async def _run(
     finally:
         await dcs.close()
     return 0
+
+
+def _refuse_foreign(config: ServerConfig) -> None:
+    """Which cluster a server that runs here is of is not known without the register."""
+    postmaster = foreign_postmaster(config.data_dir, config.state_dir)
+    if postmaster is not None:
+        raise Unavailable(
+            "dcs",
+            f"it shows no register, and PostgreSQL runs in {config.data_dir} (process "
+            f"{postmaster}), which pgregent did not start: stop it, or see `pgregent adopt --help`",
+        )
 
 
 class _Told:
@@ -302,7 +323,7 @@ async def _serve(
     hosts = [host for host, _ in known.values()]
     access = Access(config.restapi, lambda: _member_hosts(agent, hosts), SIGNED)
     port_tls = server_context(config.restapi)
-    taking = Taking(state, node, access, _settings, port_tls, tls)
+    taking = Taking(state, node, access, settings_of, port_tls, tls)
     taking.take(config, changes.in_force)
     callbacks = Callbacks(state, config.scope, config.postgresql.callbacks)
     hooks = Hooks(again, partial(_prepare, server, callbacks), taking.take, taking.pending)
@@ -350,13 +371,16 @@ async def _serve(
         await callbacks.close()
 
 
-async def _register(dcs: port.Dcs, keys: Keys) -> Register | None:
-    """The register, if the DCS answers now."""
+def _register(entries: Entries, keys: Keys, durable: Durable) -> Register | None:
+    """The register, if the DCS shows it. Raises Refused for a corrupt one, unless there is a copy
+    of it."""
+    found = entries.get(keys.register)
     try:
-        found = (await dcs.read(keys.register)).get(keys.register)
-    except Unavailable:
+        return decode(Register, found.value, f"the DCS key {keys.register}") if found else None
+    except Refused:
+        if durable.register is None:
+            raise
         return None
-    return decode(Register, found.value, f"the DCS key {keys.register}") if found else None
 
 
 async def _listen(runner: web.AppRunner, config: AgentConfig, tls: ssl.SSLContext | None) -> None:

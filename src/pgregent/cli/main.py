@@ -34,6 +34,8 @@ COMMANDS = {
     "config": "config_command",
     "haproxy": "haproxy",
     "dcs": "dcs_command",
+    "adopt": "adopt",
+    "release": "release",
     "wal-archive": "wal_archive",
     "gate": "gate_command",
 }

@@ -1,8 +1,9 @@
-"""Creating a cluster: one member takes the register, runs initdb, and is primary of term 1."""
+"""Nobody is in office: one member takes the register, runs initdb, and is primary of term 1; or the
+cluster was given back to Patroni, and nobody does anything."""
 
 from dataclasses import replace
 
-from pgregent.core.effects import Initdb, Start, Stop
+from pgregent.core.effects import Exit, Initdb, Start, Stop
 from pgregent.core.plan import do, write
 from pgregent.core.types import PgState, Register, Rule, Stage, Term
 from pgregent.core.view import State
@@ -25,6 +26,8 @@ def plan_bootstrap(state: State) -> None:
     register = state.register
     if register is None:
         _take_register(state)
+    elif register.released:
+        _end(state, register)
     elif state.is_primary:
         _create(state, register)
     else:
@@ -34,6 +37,16 @@ def plan_bootstrap(state: State) -> None:
         silent = state.now - max(peer.heard_at, state.started_at, state.register_seen_at)
         if silent > TAKEOVER_AFTER and state.postgres.state is PgState.ABSENT:
             write(state, _claim(state, register.seq))
+
+
+def _end(state: State, register: Register) -> None:
+    """An agent that did not hear of it in time: what it may have started is not Patroni's."""
+    state.why = f"{register.why}: this agent ends"
+    if state.postgres.state in (PgState.STOPPED, PgState.ABSENT):
+        state.exiting = True
+        state.out.append(Exit())
+    else:
+        do(state, Stop(immediate=True), preempt=True)
 
 
 def _claim(state: State, seq: int) -> Register:

@@ -84,6 +84,8 @@ class Register:
     system_id: str
     terms: tuple[Term, ...]
     why: str = ""
+    released: bool = False
+    """Given back to Patroni: nobody is in office, and only an adoption puts somebody there."""
 
     @property
     def rule(self) -> Rule:

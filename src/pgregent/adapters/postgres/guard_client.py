@@ -358,6 +358,21 @@ def _take_lock(state_dir: Path) -> int | None:
     return lock
 
 
+def guard_runs(state_dir: Path) -> bool:
+    """Whether a guard of `state_dir` lives, or is being started."""
+    try:
+        lock = os.open(state_dir / "guard.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _holder(state_dir: Path) -> str:
     with contextlib.suppress(OSError):
         return f"guard (pid {(state_dir / 'guard.lock').read_text().strip() or 'unknown'})"
@@ -538,6 +553,22 @@ def remember_pid_file(data_dir: Path, state_dir: Path, postmaster: int) -> None:
     head = _pid_file_head(data_dir)
     if head.partition(b"\n")[0].strip() == b"%d" % postmaster:
         (state_dir / PID_FILE_COPY).write_bytes(head)
+
+
+def foreign_postmaster(data_dir: Path, state_dir: Path) -> int | None:
+    """The postmaster that works in `data_dir` and that no guard of `state_dir` has started; None
+    where there is none, or a guard is there. Raises Unavailable."""
+    if guard_runs(state_dir):
+        return None
+    pid, _ = _pid_file(data_dir)
+    try:
+        works_here = os.path.samestat(Path(f"/proc/{pid}/cwd").stat(), data_dir.stat())
+        head = _pid_file_head(data_dir)
+    except OSError:
+        return None
+    copy = state_dir / PID_FILE_COPY
+    ours = copy.exists() and copy.read_bytes() == head
+    return pid if works_here and not ours else None
 
 
 def remove_stale_pid_file(data_dir: Path, state_dir: Path) -> None:

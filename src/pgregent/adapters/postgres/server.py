@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from pgregent.adapters.postgres import post_bootstrap, render, sql, tools, wal
+from pgregent.adapters.postgres import foreign, post_bootstrap, render, sql, tools, wal
 from pgregent.adapters.postgres.guard_client import (
     DeadlinePassed,
     Emptied,
@@ -86,6 +86,7 @@ class LocalServer:
     async def open(self, on_exit: Callable[[str], None]) -> None:
         """See the port."""
         self._on_exit = on_exit
+        await foreign.end(self.config)
         await self._connect_guard()
 
     async def _connect_guard(self) -> Guard:

@@ -587,6 +587,19 @@ async def slots(conn: Connection, *, timeout: float = 1.0) -> tuple[Slot, ...]:
     )
 
 
+async def slot_users(conn: Connection, *, timeout: float = 1.0) -> dict[str, str]:
+    """The application_name of who streams now from each permanent physical slot. Raises
+    Unavailable."""
+    rows = await _query(
+        conn,
+        "SELECT s.slot_name, r.application_name FROM pg_replication_slots s"
+        " JOIN pg_stat_replication r ON r.pid = s.active_pid"
+        " WHERE s.slot_type = 'physical' AND NOT s.temporary",
+        timeout=timeout,
+    )
+    return {row["slot_name"]: row["application_name"] for row in rows}
+
+
 async def create_slot(conn: Connection, name: str, *, timeout: float = 1.0) -> None:
     """Create the physical slot `name`, WAL reserved at once; one that exists stays as it is.
 
