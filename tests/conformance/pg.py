@@ -22,6 +22,8 @@ from pgregent.core.errors import Unavailable
 
 T = TypeVar("T")
 _libc = ctypes.CDLL(None)
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 2 << 30
 SUPERUSER = "admin"
 PASSWORD = "p'a\\s:s w%rd"
 ADMIN = sql.Credentials(SUPERUSER, PASSWORD)
@@ -69,10 +71,19 @@ async def eventually(
     raise AssertionError(f"{what}: not within {timeout:g} s ({last})")
 
 
+def memory() -> Path | None:
+    """A file system in memory with plenty of room, from which programs may be run; or None."""
+    found = os.statvfs(MEMORY) if MEMORY.is_dir() else None
+    if found is None or found.f_flag & os.ST_NOEXEC:
+        return None
+    return MEMORY if found.f_bavail * found.f_frsize >= ROOM_BYTES else None
+
+
 @contextmanager
 def folder(owner: render.Owner | None) -> Generator[Path]:
-    """A folder that PostgreSQL reaches, removed at the end."""
-    path = Path(tempfile.mkdtemp(prefix="pgregent-pg-"))
+    """A folder that PostgreSQL reaches, removed at the end; in memory if possible: copying a
+    data directory is most of the work of a test."""
+    path = Path(tempfile.mkdtemp(prefix="pgregent-pg-", dir=memory()))
     try:
         if owner is not None:
             os.chown(path, owner.uid, owner.gid)

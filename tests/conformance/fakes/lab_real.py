@@ -1,14 +1,10 @@
 """Real servers behind the scenarios, of one installation, in a folder of their own."""
 
 import asyncio
-import atexit
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import cache
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -22,8 +18,6 @@ from tests.conformance.fakes.lab import Commit, Lab, Part, Rewind, Session, Stop
 from tests.conformance.pg import Pg, Servers
 
 T = TypeVar("T")
-MEMORY = Path("/dev/shm")
-ROOM_BYTES = 2 << 30
 SETTINGS: Mapping[str, render.Value] = {
     "fsync": False,
     # What is killed leaves nothing outside its folder then.
@@ -465,40 +459,11 @@ async def _until_cut(work: Awaitable[object]) -> None:
         await work
 
 
-@contextmanager
-def _folder(owner: render.Owner | None) -> Generator[Path]:
-    """As `pg.folder`, in memory where there is plenty: copying a data directory is most of the
-    work of a scenario."""
-    room = os.statvfs(MEMORY) if MEMORY.is_dir() else None
-    if room is None or room.f_bavail * room.f_frsize < ROOM_BYTES:
-        with pg.folder(owner) as path:
-            yield path
-        return
-    path = Path(tempfile.mkdtemp(prefix="pgregent-pg-", dir=MEMORY))
-    try:
-        if owner is not None:
-            os.chown(path, owner.uid, owner.gid)
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-@cache
-def _template(bin_dir: Path) -> tuple[Path, Path, render.Owner | None]:
-    """As `pg.template_of`, beside the data directories that are made of it."""
-    bin_dir, template, owner = pg.template_of(bin_dir)
-    kept = _folder(owner)
-    copy = kept.__enter__() / "template"
-    atexit.register(kept.__exit__, None, None, None)
-    pg.copy_tree(template, copy)
-    return bin_dir, copy, owner
-
-
 @asynccontextmanager
 async def real_lab(bin_dir: Path) -> AsyncGenerator[Lab]:
     """Servers of this installation; all gone at the end."""
-    reached, template, owner = await asyncio.to_thread(_template, bin_dir)
-    with _folder(owner) as root:
+    reached, template, owner = await asyncio.to_thread(pg.template_of, bin_dir)
+    with pg.folder(owner) as root:
         servers = Servers(reached, root, template, owner)
         lab = RealLab(servers)
         try:
