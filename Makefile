@@ -1,7 +1,9 @@
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: help install dev up test test-compose check bench chaos sim sim-nightly mutants
+.PHONY: help install dev up check bench chaos sim sim-nightly mutants
+.PHONY: test test-sim test-pure test-parts test-cluster test-compose
+.NOTPARALLEL:
 
 help:
 	@echo "make up             run a cluster of three nodes here (Ctrl-C stops it)"
@@ -35,8 +37,27 @@ $(BIN)/pgregent-sim: $(VENV)/.installed-dev
 up: install
 	@exec $(BIN)/pgregent up
 
+# What fails does not keep the others from being run. Compose needs an engine: it is not in here.
 test: dev
-	$(BIN)/pytest --ignore=tests/compose
+	@$(MAKE) --no-print-directory --keep-going test-sim test-pure test-parts test-cluster
+
+# It uses all cores by itself.
+SCHEDULES_OF_TESTS = tests/sim/test_budget.py
+test-sim: dev
+	$(BIN)/pytest $(SCHEDULES_OF_TESTS)
+
+# Nothing but computing: a process for each core.
+PURE = tests/config tests/model tests/sim tests/stories
+test-pure: dev
+	$(BIN)/pytest -n auto --dist worksteal $(PURE) --ignore=$(SCHEDULES_OF_TESTS)
+
+# Each with servers of its own, for which it waits most of the time.
+test-parts: dev
+	$(BIN)/pytest -n 2 --dist loadfile $(PURE:%=--ignore=%) --ignore=tests/cluster --ignore=tests/compose
+
+# How long a cluster takes is measured: nothing runs beside.
+test-cluster: dev
+	$(BIN)/pytest tests/cluster
 
 test-compose: dev
 	$(BIN)/pytest tests/compose
