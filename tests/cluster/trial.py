@@ -97,10 +97,13 @@ class Trials(Generic[C]):
         self._strict = strict
         self._history: list[Attempt] = []
         self._next_number = 0
+        self.ended_well = False
+        """The cluster was whole when the last trial ended, and nobody has had it since."""
 
     @contextmanager
     def trial(self) -> Generator[Trial[C]]:
         """Write on all paths, hand over to the test, then heal and verify."""
+        self.ended_well = False
         primary = self.cluster.wait_healthy()
         with psycopg.connect(self.cluster.dsn, autocommit=True, connect_timeout=10) as conn:
             conn.execute(CREATE.encode())
@@ -127,6 +130,7 @@ class Trials(Generic[C]):
         if self._strict and trial.violations:
             shown = "\n".join(trial.violations[:20])
             raise AssertionError(f"{len(trial.violations)} violations:\n{shown}")
+        self.ended_well = True
 
     def _violations(self) -> list[str]:
         assert len(acknowledged(self._history)) >= 2 * _ENOUGH
@@ -180,17 +184,19 @@ class Keeper(Generic[C]):
 
     def trials(self) -> Trials[C]:
         """Return the trials of a cluster that is whole."""
-        if self._trials and self._broken(self._trials.cluster):
+        if self._trials and self._broken(self._trials):
             self.close()
         if not self._trials:
             cluster = self._make().__enter__()
             self._trials = Trials(cluster)
             cluster.wait_healthy()
+        self._trials.ended_well = False
         return self._trials
 
-    def _broken(self, cluster: C) -> bool:
+    def _broken(self, trials: Trials[C]) -> bool:
         try:
-            cluster.wait_healthy(timeout=5)
+            if not trials.ended_well:
+                trials.cluster.wait_healthy(timeout=5)
         except AssertionError:
             return True
         return False
