@@ -90,7 +90,8 @@ class Watcher:
 
     def _found(self, link: Link, path: str, stat: Any) -> None:
         version = stat.mzxid if stat is not None else 0
-        if version != self._seen.get(path):
+        # What the server said of it before it was deleted may be read after that.
+        if path in self._seen and version != self._seen[path]:
             self._seen[path] = version
             self._report()
 
