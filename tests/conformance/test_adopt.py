@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from pgregent.adapters.postgres import render
 from pgregent.agent.codec import decode, encode
 from pgregent.agent.store import Store
+from pgregent.cli import main as program
 from pgregent.config.lockfile import hold_lock
 from pgregent.core.types import Register
 from tests.cluster.command import Finished, run_cli
@@ -28,6 +30,13 @@ pytestmark = pytest.mark.skipif(not pg.installations(), reason="no PostgreSQL")
 BASE = "/service/demo"
 CONFIG = {"synchronous_mode": True, "pause": True, "loop_wait": 10}
 THEIRS = {"api_url": "http://127.0.0.1:1/patroni", "state": "running"}
+
+
+def _at_once(*command: str) -> Finished:
+    """The same in this process, which is quicker."""
+    done = CliRunner().invoke(program.main, command)
+    assert isinstance(done.exception, SystemExit | None), done.exc_info
+    return Finished(done.exit_code, done.stdout, done.stderr)
 
 
 class Host:
@@ -82,7 +91,8 @@ class Host:
         return self.etcd.ask("kv/range", {"key": etcd_servers.text("x")})["header"]["revision"]
 
     async def run(self, *command: str) -> Finished:
-        done = await asyncio.to_thread(run_cli, *command, str(self.file))
+        asked = run_cli if command == ("agent",) else _at_once
+        done = await asyncio.to_thread(asked, *command, str(self.file))
         assert "Traceback" not in done.message
         assert pg.PASSWORD not in done.message
         return done
