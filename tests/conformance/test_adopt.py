@@ -7,15 +7,18 @@ import os
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from pgregent.adapters.postgres import render
-from pgregent.agent.codec import decode
+from pgregent.agent.codec import decode, encode
 from pgregent.agent.store import Store
+from pgregent.cli import main as program
 from pgregent.config.lockfile import hold_lock
 from pgregent.core.types import Register
 from tests.cluster.command import Finished, run_cli
@@ -27,6 +30,13 @@ pytestmark = pytest.mark.skipif(not pg.installations(), reason="no PostgreSQL")
 BASE = "/service/demo"
 CONFIG = {"synchronous_mode": True, "pause": True, "loop_wait": 10}
 THEIRS = {"api_url": "http://127.0.0.1:1/patroni", "state": "running"}
+
+
+def _at_once(*command: str) -> Finished:
+    """The same in this process, which is quicker."""
+    done = CliRunner().invoke(program.main, command)
+    assert isinstance(done.exception, SystemExit | None), done.exc_info
+    return Finished(done.exit_code, done.stdout, done.stderr)
 
 
 class Host:
@@ -81,7 +91,8 @@ class Host:
         return self.etcd.ask("kv/range", {"key": etcd_servers.text("x")})["header"]["revision"]
 
     async def run(self, *command: str) -> Finished:
-        done = await asyncio.to_thread(run_cli, *command, str(self.file))
+        asked = run_cli if command == ("agent",) else _at_once
+        done = await asyncio.to_thread(asked, *command, str(self.file))
         assert "Traceback" not in done.message
         assert pg.PASSWORD not in done.message
         return done
@@ -208,10 +219,12 @@ async def test_adopted_released_and_adopted_again(host: Host) -> None:
     host.put(members__b={**THEIRS, "pgregent": "1"})
     await host.refused("release", "agents of this cluster still run: b")
     host.remove("members/b")
+    held = replace(first, seq=first.seq + 1)
+    host.put(pgregent__register=encode(held).decode())
     done = await host.run("release")
     assert done.code == 0, done.message
     released = host.register()
-    assert released is not None and released.released and released.seq == first.seq + 1
+    assert released is not None and released.released and released.seq == held.seq + 1
     (aside,) = host.state_dir.parent.glob("a.pgregent.released-*")
     assert Store(aside).load("a") == durable and not host.state_dir.exists()
     assert (host.data_dir / "pg_hba.conf").read_text() == hba
@@ -225,6 +238,27 @@ async def test_adopted_released_and_adopted_again(host: Host) -> None:
     assert done.code == 0, done.message
     second = host.register()
     assert second is not None and second.seq > released.seq and second.primary != first.primary
+
+
+async def test_patroni_was_started_again_before_the_agents(host: Host) -> None:
+    """And made b the primary: a's agent leaves what runs alone, and the adoption can be undone."""
+    hba = "# by hand\nhost all all 127.0.0.1/32 scram-sha-256\n"
+    for name in ("pg_hba.conf", "postgresql.conf"):
+        file = host.data_dir / name
+        text = hba if name == "pg_hba.conf" else f"# Patroni's\n{file.read_text()}"
+        render.write_file(file, text, host.server.owner)
+    assert (await host.run("adopt")).code == 0
+    host.put(sync={"leader": "b", "sync_standby": "a"})
+    agent = await host.run("agent")
+    assert agent.code == 2 and "by its keys b was made the primary since" in agent.err
+    assert host.server.process and host.server.process.poll() is None
+    done = await host.run("release")
+    assert done.code == 0, done.message
+    register = host.register()
+    assert register is not None and register.released and not host.state_dir.exists()
+    assert json.loads(host.value("sync") or b"")["leader"] == "b"
+    assert (host.data_dir / "pg_hba.conf").read_text() == hba
+    assert host.server.process.poll() is None
 
 
 async def test_interrupted_before_the_register_was_written(host: Host) -> None:

@@ -8,19 +8,18 @@ import pytest
 from pgregent.core.adoption import (
     DataDir,
     Ended,
-    GiveBack,
     Join,
     Nothing,
     PatronisWord,
-    Stopped,
     TakeOver,
     adopt,
-    release,
+    overtaken,
 )
 from pgregent.core.effects import WriteRegister
 from pgregent.core.election import choose
 from pgregent.core.errors import Refused
 from pgregent.core.history import Rejoin, rejoin
+from pgregent.core.release import GiveBack, Stopped, release
 from pgregent.core.types import Durable, Incarnation, Position, Register, Rule, Vote
 from tests.stories.story import Story
 
@@ -41,6 +40,8 @@ def taken_over(own: Durable | None = None, released: Register | None = None) -> 
 
 REGISTER = taken_over().register
 AFTER = replace(taken_over().durable, register=REGISTER)
+HELD = replace(REGISTER, seq=REGISTER.seq + 1)
+"""An agent has acted on it since."""
 
 
 def given_back(register: Register = REGISTER) -> Register:
@@ -175,6 +176,25 @@ def test_a_member_of_an_earlier_life_is_not_adopted_over(
         adopt(AFTER, PRIMARY, WORD, register, NOW)
 
 
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        (WORD, ""),
+        (PatronisWord(), ""),
+        (replace(WORD, primary="b"), "b was made the primary since"),
+        (replace(WORD, history=(*TOLD, Ended(3, 300, "", 0.0, "b"))), "and adopt a first"),
+        (replace(WORD, primary="", history=(Ended(3, 300),)), "another host was made the primary"),
+    ],
+)
+def test_patroni_was_started_again_before_the_agents(word: PatronisWord, why: str) -> None:
+    found = overtaken(REGISTER, word)
+    assert why in found and bool(why) == bool(found)
+    # Once agents have acted, the keys are theirs.
+    assert not overtaken(replace(REGISTER, seq=REGISTER.seq + 1), word)
+    again = replace(REGISTER, why="written again from the copies")
+    assert not overtaken(again, word), "a DCS that was restored has old keys"
+
+
 # --- the way back ---
 
 STOPPED = Stopped(3, clean=True, was_primary=True)
@@ -191,15 +211,15 @@ def test_released_by_its_primary_the_register_is_newer_and_empty() -> None:
 @pytest.mark.parametrize(
     ("own", "data", "register", "others", "why"),
     [
-        (AFTER, STOPPED, REGISTER, {"live": ("b",)}, "agents of this cluster still run: b"),
+        (AFTER, STOPPED, HELD, {"live": ("b",)}, "agents of this cluster still run: b"),
         (AFTER, STOPPED, given_back(), {"live": ("b",)}, "agents of this cluster still run: b"),
         (AFTER, STOPPED, None, {}, "the DCS has no register"),
-        (AFTER, STOPPED, REGISTER, {"patroni": ("b",)}, "Patroni runs in this scope already: b"),
-        (AFTER, STOPPED, replace(REGISTER, electing=True), {}, "an election is under way"),
-        (Durable(B, REGISTER), STOPPED, REGISTER, {}, "release the primary's host first, which"),
-        (AFTER, replace(STOPPED, clean=False), REGISTER, {}, "was not shut down cleanly as the"),
-        (AFTER, replace(STOPPED, was_primary=False), REGISTER, {}, "was not shut down cleanly"),
-        (AFTER, replace(STOPPED, timeline=2), REGISTER, {}, "was not shut down cleanly"),
+        (AFTER, STOPPED, HELD, {"patroni": ("b",)}, "Patroni runs in this scope already: b"),
+        (AFTER, STOPPED, replace(HELD, electing=True), {}, "an election is under way"),
+        (Durable(B, HELD), STOPPED, HELD, {}, "release the primary's host first, which"),
+        (AFTER, replace(STOPPED, clean=False), HELD, {}, "was not shut down cleanly as the"),
+        (AFTER, replace(STOPPED, was_primary=False), HELD, {}, "was not shut down cleanly"),
+        (AFTER, replace(STOPPED, timeline=2), HELD, {}, "was not shut down cleanly"),
     ],
 )
 def test_not_released(
@@ -208,6 +228,13 @@ def test_not_released(
     with pytest.raises(Refused) as refused:
         release(own, data, register, **{"live": (), "patroni": (), **others})
     assert why in str(refused.value)
+
+
+def test_undone_before_any_agent_ran() -> None:
+    """Whatever runs is Patroni's, and nothing of ours was ever in force."""
+    unclean = Stopped(3, clean=False, was_primary=False)
+    found = release(AFTER, unclean, REGISTER, live=(), patroni=("b",))
+    assert found is not None and found.register.released
 
 
 def test_agents_that_come_late_to_a_released_cluster_end_and_write_nothing() -> None:

@@ -39,7 +39,7 @@ from pgregent.agent.events import EventLog
 from pgregent.agent.log import configure_log
 from pgregent.agent.loop import Agent, Keys, api_address
 from pgregent.agent.patroni_keys import patroni_keeper, refuse_beside_patroni
-from pgregent.agent.patroni_word import Entries
+from pgregent.agent.patroni_word import Entries, word
 from pgregent.agent.reload import START_TIMEOUT_MIN, Hooks, Reload
 from pgregent.agent.store import Store
 from pgregent.agent.taking import Taking
@@ -60,6 +60,7 @@ from pgregent.config.dynamic import Dcs
 from pgregent.config.load import Loaded
 from pgregent.config.lockfile import hold_lock
 from pgregent.config.schema import AgentConfig
+from pgregent.core.adoption import overtaken
 from pgregent.core.effects import Announce
 from pgregent.core.errors import Refused, Unavailable
 from pgregent.core.events import Leave
@@ -221,6 +222,10 @@ async def _run(
             raise Refused(
                 f"the DCS key {keys(config).register}: {shown.why}; `pgregent adopt` takes it over"
             )
+        if shown is not None and not in_hand:
+            told = word(entries, f"{config.namespace}/{config.scope}", leader_counts=False)
+            if why := overtaken(shown, told):
+                raise Refused(f"the DCS keys under {config.namespace}/{config.scope}: {why}")
         changes = DynamicConfig(
             dcs,
             f"{config.namespace}/{config.scope}/config",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pgregent.adapters.postgres.wal import ControlData
     from pgregent.cli.patroni_scope import Scope
     from pgregent.config.schema import AgentConfig
-    from pgregent.core.adoption import GiveBack, Stopped
+    from pgregent.core.release import GiveBack, Stopped
 
 
 @click.command("release")
@@ -35,10 +35,11 @@ def command(file: str) -> None:
 
 
 async def _release(config: "AgentConfig") -> None:
+    from pgregent.adapters.postgres import patroni_files
     from pgregent.adapters.postgres.guard_client import foreign_postmaster, guard_runs
     from pgregent.agent.patroni_word import agents, running
     from pgregent.cli.patroni_scope import named, open_scope
-    from pgregent.core.adoption import release
+    from pgregent.core.release import release
 
     async with open_scope(config) as scope:
         with named(scope):
@@ -51,7 +52,8 @@ async def _release(config: "AgentConfig") -> None:
                     "SIGUSR1; start it again, and stop it by SIGTERM"
                 )
             postmaster = foreign_postmaster(scope.data_dir, scope.state_dir)
-            if postmaster is not None:
+            own_files = scope.server(config.bootstrap.dcs)
+            if postmaster is not None and patroni_files.in_force(own_files):
                 raise Refused(f"PostgreSQL runs there (process {postmaster}): stop it first")
             control = _control(scope)
             plan = release(
@@ -73,7 +75,7 @@ async def _release(config: "AgentConfig") -> None:
 
 
 def _stopped(scope: "Scope", control: "ControlData | None") -> "Stopped":
-    from pgregent.core.adoption import Stopped
+    from pgregent.core.release import Stopped
 
     if control is None:
         return Stopped(0, clean=False, was_primary=False)
@@ -92,10 +94,15 @@ def _control(scope: "Scope") -> "ControlData | None":
 async def _give_back(scope: "Scope", plan: "GiveBack", control: "ControlData | None") -> None:
     """Patroni's keys first, since Patroni may be started as soon as the register is released. By
     them nobody but this host takes over at first: under our rule, not every standby that the key
-    `sync` named has every commit, and Patroni would take it so."""
+    `sync` named has every commit, and Patroni would take it so. Where no agent was in office, they
+    are Patroni's own still."""
+    from pgregent.core.adoption import is_untouched
+
     sync = {"leader": scope.config.name, "sync_standby": None, "quorum": 0}
     status = {"optime": control.checkpoint_lsn if control is not None else 0}
-    for key, value in (("sync", sync), ("status", status)):
+    told = {"sync": sync, "status": status}
+    assert scope.register is not None
+    for key, value in () if is_untouched(scope.register) else told.items():
         await scope.dcs.put(f"{scope.base}/{key}", json.dumps(value).encode())
     await scope.exchange(plan.expected, plan.register)
 

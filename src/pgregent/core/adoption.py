@@ -1,24 +1,19 @@
-"""Taking a cluster over from Patroni, and giving it back: what is refused, and what is written.
+"""Taking a cluster over from Patroni: what is refused, and what is written.
 
-Taking over. Patroni's primary becomes the primary of the first register, in the term that its
+Patroni's primary becomes the primary of the first register, in the term that its
 timeline is, and under the rule that only it satisfies: its log holds everything that its timeline
 acknowledged. That it is Patroni's last primary is what Patroni's keys have to show. The order is
 safe wherever it ends: first the member's own state is on disk, so that the register never names an
 incarnation that nobody is; then the register is created, by a CAS that expects none, so that no two
 hosts are both adopted as the primary; a state without that register does nothing. Done again, it
 goes on where it ended.
-
-Giving back. The register is not removed but replaced by one that is released, because an agent that
-still has an older one on its disk would write that again into an empty DCS. Only the primary's own
-host does it, once its PostgreSQL is stopped: nobody else can acknowledge a commit, nobody can be
-appointed without the register, and an agent that was cut off holds back nothing but a standby.
 """
 
 from dataclasses import dataclass, replace
 
 from pgregent.core.election import MAX_TERMS
 from pgregent.core.errors import Refused
-from pgregent.core.types import NOBODY, Durable, Incarnation, Register, Rule, Stage, Term
+from pgregent.core.types import Durable, Incarnation, Register, Rule, Stage, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +202,27 @@ def _take_over(
     return TakeOver(durable, released.seq if released is not None else 0, register)
 
 
+def is_untouched(register: Register) -> bool:
+    """Whether it is an adoption's, and no agent has written another since."""
+    adopted = bool(register.terms) and register.terms[-1].why == register.why
+    return adopted and register.seq == register.round
+
+
+def overtaken(register: Register, word: PatronisWord) -> str:
+    """Why Patroni must have made another host the primary after the adoption, which has newer
+    commits then; empty if it did not."""
+    name = register.primary.name
+    if not is_untouched(register):
+        return ""
+    if word.primary in ("", name) and word.timeline <= register.term:
+        return ""
+    who = word.last_primary or "another host"
+    return (
+        f"Patroni was started again after {name} was adopted, and by its keys {who} was made the "
+        f"primary since: run `pgregent release` on {name}'s host, and adopt {who} first"
+    )
+
+
 def _past(lineage: tuple[Ended, ...], told: tuple[Ended, ...]) -> tuple[Term, ...]:
     """The terms before the last one, so that a log that ends in one of them is told from one that
     has diverged. Their writers are names only: none of those incarnations is a member."""
@@ -221,73 +237,3 @@ def _past(lineage: tuple[Ended, ...], told: tuple[Ended, ...]) -> tuple[Term, ..
         )
         before = ended
     return tuple(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """This member's data directory, of which no server runs: how it was left."""
-
-    timeline: int
-    clean: bool
-    was_primary: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GiveBack:
-    """In place of the register with the seq `expected`, put `register`."""
-
-    expected: int
-    register: Register
-
-
-def release(
-    own: Durable,
-    data: Stopped,
-    register: Register | None,
-    *,
-    live: tuple[str, ...],
-    patroni: tuple[str, ...],
-) -> GiveBack | None:
-    """What is written before this member's files are given back to Patroni; None: the register is
-    released already. `live`: members whose agents run, `patroni`: those whose Patroni does. Raises
-    Refused: then nothing may be touched."""
-    if live:
-        raise Refused(
-            f"agents of this cluster still run: {', '.join(live)}; stop all of them first, and "
-            "where one was killed, wait until its key is gone (10 s)"
-        )
-    if register is None:
-        raise Refused(
-            "the DCS has no register of this cluster: there is nothing to give back; start the "
-            "agents if it was emptied: they write it again"
-        )
-    if register.released:
-        return None
-    if patroni:
-        raise Refused(f"Patroni runs in this scope already: {', '.join(patroni)}; stop it first")
-    if register.electing or register.term == 0:
-        raise Refused(
-            "the cluster has no primary now, an election is under way: start the agents, and stop "
-            "them once there is one"
-        )
-    name = register.primary.name
-    if own.incarnation != register.primary:
-        raise Refused(f"release the primary's host first, which is {name}'s")
-    if not (data.clean and data.was_primary and data.timeline == register.term):
-        raise Refused(
-            f"{name}'s PostgreSQL was not shut down cleanly as the primary of term "
-            f"{register.term}: start the agents, and stop them again, {name}'s last"
-        )
-    released = Register(
-        seq=register.seq + 1,
-        round=register.round,
-        term=0,
-        primary=NOBODY,
-        rules=(),
-        electing=False,
-        system_id=register.system_id,
-        terms=(),
-        why=f"the cluster was given back to Patroni on {name}'s host",
-        released=True,
-    )
-    return GiveBack(register.seq, released)

@@ -31,16 +31,15 @@ def keep(config: ServerConfig) -> Path:
 
 
 def give_back(config: ServerConfig, custom_conf: Path | None) -> None:
-    """Leave nothing of pgregent in force, whoever starts the server next. No server may run.
+    """Leave nothing of pgregent in force, whoever starts the server next. No server may run where
+    they are `in_force`; where they are not, nothing is done.
 
     Patroni writes postgresql.conf anew at every start. Who gets in is as it was before, or, where
     pgregent made the directory, as the configuration says. Raises Refused.
     """
+    if not in_force(config):
+        return
     kept, folder, owner = config.state_dir / KEPT, config.conf_dir, config.owner
-    include = custom_conf if custom_conf is not None else render.BASE_CONF
-    if _ours_is_at(config.conf_file):
-        text = f"{RECORDED}include {render.conf_value(str(include))}\n"
-        render.write_file(config.conf_file, text, owner)
     lines = {render.HBA_CONF: config.pg_hba or DEFAULT_HBA, render.IDENT_CONF: config.pg_ident}
     for name in ACCESS:
         if not _ours_is_at(folder / name):
@@ -49,10 +48,18 @@ def give_back(config: ServerConfig, custom_conf: Path | None) -> None:
         own = RECORDED + render.lines_conf(lines[name]).removeprefix(render.HEADER)
         content = copy.read_bytes() if copy.exists() else own
         render.write_file(folder / name, content, owner)
-    for name in (render.ROLE_CONF, render.CUSTOM_CONF):
-        render.remove_file(folder / name)
     # With one above its newest real timeline a standby would not start.
     wal.remove_late_stubs(config.data_dir)
+    include = custom_conf if custom_conf is not None else render.BASE_CONF
+    text = f"{RECORDED}include {render.conf_value(str(include))}\n"
+    render.write_file(config.conf_file, text, owner)
+    for name in (render.ROLE_CONF, render.CUSTOM_CONF):
+        render.remove_file(folder / name)
+
+
+def in_force(config: ServerConfig) -> bool:
+    """Whether the server's files are ours. Raises Refused."""
+    return _ours_is_at(config.conf_file)
 
 
 def _ours_is_at(file: Path) -> bool:
