@@ -15,7 +15,7 @@ from tests.sim.nightly import Proof
 from tests.sim.phases import PHASES
 from tests.sim.pool import CHUNK, play_all, play_on_all_cores
 from tests.sim.schedule import FAULTS
-from tests.sim.tally import ENOUGH, Tally, core_hash
+from tests.sim.tally import CORE, ENOUGH, NOT_PLAYED, Tally, core_hash
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,3 +116,9 @@ def test_what_was_played_is_kept_when_it_is_interrupted(tmp_path: Path) -> None:
     found = json.loads(path.read_text())
     assert found["schedules"] >= CHUNK and found["core"] == core_hash()
     assert found["seeds"] == [1, found["schedules"]]
+
+
+def test_what_is_not_played_is_not_part_of_the_step() -> None:
+    for path in CORE.glob("*.py"):
+        text = path.read_text() if path.name not in NOT_PLAYED else ""
+        assert not any(f"core.{name.removesuffix('.py')} " in text for name in NOT_PLAYED), path
