@@ -2,6 +2,8 @@
 
 import signal
 import subprocess
+from abc import abstractmethod
+from typing import ClassVar
 
 from tests.cluster.chaos.hooked_agent import POINTS
 from tests.cluster.chaos.nemesis import AGENT_START_S, DCS_START_S, Nemesis, are_gone, is_stopped
@@ -125,18 +127,21 @@ class AgentKilledAt(Nemesis):
         return ", ".join(file.name.removeprefix("point-of-") for file in found)
 
 
-class Switchover(Nemesis):
-    """An operator asks for a switchover, to whom it may be; it ends by itself, healed or not."""
+class Operator(Nemesis):
+    """An operator asks for something; it ends by itself, healed or not."""
 
-    name = "switchover"
+    command: ClassVar[str]
+
+    @abstractmethod
+    def wants(self) -> list[str]:
+        """Return the command's other words."""
 
     def strike(self) -> None:
         file = str(self.cluster.base / f"{self.cluster.names[0]}.yml")
-        to = self.rng.choice(["", *self.standbys()])
-        self.told = f"{self.name} from {self.primary}" + (f" to {to}" if to else "")
-        with (self.cluster.base / "switchover.log").open("ab") as log:
+        words = [self.command, "--force", "-c", file, *self.wants()]
+        with (self.cluster.base / f"{self.command}.log").open("ab") as log:
             self._asked = subprocess.Popen(
-                [*COMMAND, "switchover", "--force", "--candidate", to, "-c", file],
+                [*COMMAND, *words],
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -146,7 +151,40 @@ class Switchover(Nemesis):
     def finish(self) -> str:
         """Wait until the operator knows how it went; return what was said at the end."""
         self._asked.wait(90)
-        return (self.cluster.base / "switchover.log").read_text().splitlines()[-1:][0]
+        return (self.cluster.base / f"{self.command}.log").read_text().splitlines()[-1:][0]
+
+
+class Switchover(Operator):
+    """For a switchover, to whom it may be."""
+
+    name = command = "switchover"
+
+    def wants(self) -> list[str]:
+        to = self.rng.choice(["", *self.standbys()])
+        self.told = f"{self.name} from {self.primary}" + (f" to {to}" if to else "")
+        return ["--candidate", to]
+
+
+class Restart(Operator):
+    """For a restart of a member's PostgreSQL."""
+
+    name = command = "restart"
+
+    def wants(self) -> list[str]:
+        victim = self.victim()
+        self.told = f"{self.name} of {victim}"
+        return ["--timeout", "60", victim]
+
+
+class Reinit(Operator):
+    """For a new copy of a standby."""
+
+    name = command = "reinit"
+
+    def wants(self) -> list[str]:
+        victim = self.rng.choice(self.standbys())
+        self.told = f"{self.name} of {victim}"
+        return [victim]
 
 
 MACHINES: list[type[Nemesis]] = [
@@ -157,4 +195,6 @@ MACHINES: list[type[Nemesis]] = [
     DcsLeaderFrozen,
     AgentKilledAt,
     Switchover,
+    Restart,
+    Reinit,
 ]

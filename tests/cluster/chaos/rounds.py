@@ -11,7 +11,7 @@ from itertools import pairwise
 from tests.cluster.chaos.clients import Clients, connect
 from tests.cluster.chaos.cluster import ChaosCluster
 from tests.cluster.chaos.links import Partition
-from tests.cluster.chaos.machines import AgentKilledAt, Switchover
+from tests.cluster.chaos.machines import AgentKilledAt, Operator
 from tests.cluster.chaos.nemesis import AGENT_START_S, Nemesis
 from tests.cluster.checkers import Attempt, late_acknowledgements, lost_or_repeated, shared_terms
 from tests.cluster.writers import CREATE, ENTRY, TABLE, Pace, Writers
@@ -192,7 +192,7 @@ def _allowance(kinds: list[type[Nemesis]]) -> float:
 def _end(nemeses: list[Nemesis], found: Round) -> None:
     """Wait for what goes on after healing, and note what became of it."""
     for nemesis in nemeses:
-        if isinstance(nemesis, Switchover):
+        if isinstance(nemesis, Operator):
             found.told += f" ({nemesis.finish()})"
         if isinstance(nemesis, AgentKilledAt) and (who := nemesis.died()):
             found.point = nemesis.point
