@@ -13,6 +13,7 @@ from tests.cluster import servers
 from tests.cluster.cluster import Cluster
 from tests.cluster.nodes import Nodes
 from tests.cluster.plain import PlainCluster
+from tests.cluster.production.demo import Demo
 from tests.cluster.trial import Keeper, Trials
 
 
@@ -59,4 +60,6 @@ def pytest_runtest_makereport(
             cluster = getattr(argument, "cluster", argument)
             if isinstance(cluster, Nodes):
                 report.sections.append(("logs of the cluster", cluster.tail()))
+            elif isinstance(argument, Demo):
+                report.sections.append(("logs of the hosts", argument.logs()))
     return report

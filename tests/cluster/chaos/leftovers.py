@@ -55,7 +55,8 @@ def owner_of(name: str) -> int | None:
     return int(words[1]) if words[0] == PREFIX and len(words) > 2 and words[1].isdigit() else None
 
 
-def _is_left(name: str) -> bool:
+def is_left(name: str) -> bool:
+    """Return whether a run of ours made this and is no more."""
     owner = owner_of(name)
     if owner is None or owner == os.getpid():
         return False
@@ -64,11 +65,11 @@ def _is_left(name: str) -> bool:
 
 def remove_leftovers() -> None:
     """Remove namespaces, mounts and directories of runs that are no more."""
-    bases = [p for p in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*") if _is_left(p.name)]
+    bases = [p for p in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*") if is_left(p.name)]
     for base in bases:
         # What waits for a frozen file system cannot be killed.
         thaw_below(base)
     names = os.listdir(NETNS) if NETNS.exists() else []
-    remove_namespaces(name for name in names if _is_left(name))
+    remove_namespaces(name for name in names if is_left(name))
     for base in bases:
         remove_base(base)
