@@ -38,9 +38,12 @@ def test_every_block_of_the_page_says_what_it_is() -> None:
     assert all("pip" in text or "apt-get install" in text for text in left_out), left_out
 
 
-def test_a_block_that_says_nothing_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("above", ["", "<!-- at db1 -->"])
+def test_a_block_that_says_nothing_is_found(above: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("## 1. One\n\n<!-- on db1 -->\n    date\n\n## Two\n\nAnd then\n\n    reboot\n")
+    page.write_text(
+        f"## 1. One\n\n<!-- on db1 -->\n    date\n\n## Two\n\nThen\n{above}\n    reboot\n"
+    )
     with pytest.raises(ValueError, match="line 10: nothing above it says what it is"):
         blocks(page)
 
@@ -95,7 +98,7 @@ def promises_of_the_hosts(demo: Demo) -> None:
         assert host.sh(user % "haproxy").strip() == "haproxy"
         assert host.sh(user % "pgregent").strip() == "postgres"
         firewall(host)
-    modes = demo.hosts["db1"].sh(demo.block("4", "srvr").text).split()
+    modes = demo.hosts["db1"].sh(demo.block("4", "nc ").text).split()
     assert sorted(modes) == ["Mode:"] * 3 + ["follower"] * 2 + ["leader"]
     codes = demo.hosts["db1"].sh(demo.block("6", "curl").text)
     assert codes.count("primary 200") == 1 and codes.count("replica 200") == 2, codes
@@ -141,7 +144,7 @@ def power_of_the_primary_fails(demo: Demo, applications: Applications) -> None:
     old.off()
     applications.wait_served(time.monotonic())
     demo.wait_another_primary(old)
-    boot(old)
+    comes_back(demo, old)
 
 
 def power_of_a_standby_fails(demo: Demo, applications: Applications) -> None:
@@ -149,12 +152,14 @@ def power_of_a_standby_fails(demo: Demo, applications: Applications) -> None:
     standby.off()
     applications.wait_served(time.monotonic())
     assert demo.primary() is primary
-    boot(standby)
+    comes_back(demo, standby)
 
 
-def boot(host: Host) -> None:
+def comes_back(demo: Demo, host: Host) -> None:
+    """It needs nobody."""
     host.on()
     host.wait_booted()
+    demo.wait_whole()
     firewall(host)
 
 

@@ -205,7 +205,7 @@ class Applications:
 
 
 def _serves(zookeeper: Host) -> bool:
-    return "Mode: " in zookeeper.sh(f"echo srvr | nc {zookeeper.address} 2181 || true")
+    return "Mode: " in zookeeper.sh(f"printf srvr | nc {zookeeper.address} 2181 || true")
 
 
 def _has_replayed(host: Host, lsn: str) -> bool:

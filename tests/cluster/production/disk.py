@@ -20,13 +20,17 @@ ROOT = Path(__file__).resolve().parents[3]
 CHECKOUT = "root/pgregent"
 PYTHON = Path("/usr/bin/python3")
 """Debian's, as on the page. It borrows the packages of the tests' own interpreter."""
-UNITS = Path("/lib/systemd/system")
-TARGETS = ("sysinit", "basic", "multi-user", "network-pre", "network-online", "shutdown", "umount")
+_UNITS = Path("/lib/systemd/system")
+UNITS = (
+    *("haproxy.service", "nftables.service", "sysinit.target", "basic.target"),
+    *("multi-user.target", "network-pre.target", "network-online.target", "shutdown.target"),
+    "umount.target",
+)
+"""Of Debian's units; a host needs no others."""
 _FOLDERS = (
     *("dev", "local/bin", "mnt", "opt/packages", "proc", "run", "sys", "tmp", "usr", "units"),
     *("var/lib/haproxy/dev", "var/lib/postgresql", "var/log", "var/tmp", CHECKOUT),
 )
-_TARGET = "[Unit]\nDefaultDependencies=no\n"
 _LOG = "[Service]\nStandardOutput=append:/var/log/%N.log\n"
 _CLASS_PATH = f"{JAR}:{JARS}/netty-codec.jar:{JARS}/netty-resolver.jar"
 # What Java makes of control groups depends on this machine's own.
@@ -52,23 +56,27 @@ def make_disk(disk: Path, name: str, addresses: Mapping[str, str], pgregent: Pat
     # Services of this machine are not the host's.
     shutil.rmtree(disk / "etc/systemd/system")
     (disk / "etc/systemd/system").mkdir()
-    (disk / "etc/hostname").write_text(f"{name}\n")
     known = "".join(f"{address} {host}\n" for host, address in addresses.items())
-    (disk / "etc/hosts").write_text(f"127.0.0.1 localhost\n{known}")
+    _replace(disk / "etc/hosts", f"127.0.0.1 localhost\n{known}")
+    _replace(disk / "etc/hostname", f"{name}\n")
+    _replace(disk / "etc/resolv.conf", "")
     own(disk / "var/lib/postgresql")
     run("cp", "-a", "/var/lib/zookeeper", str(disk / "var/lib"))
     run("cp", "-a", str(pgregent), str(disk / "opt/pgregent"))
     _write_units(disk / "units")
 
 
+def _replace(file: Path, text: str) -> None:
+    file.unlink()  # It may be a link to this machine's own.
+    file.write_text(text)
+
+
 def _write_units(folder: Path) -> None:
-    for target in TARGETS:
-        (folder / f"{target}.target").write_text(_TARGET)
     (folder / "service.d").mkdir()
     (folder / "service.d" / "log.conf").write_text(_LOG)
     (folder / "zookeeper.service").write_text(_ZOOKEEPER)
-    for name in ("haproxy", "nftables"):
-        shutil.copy(UNITS / f"{name}.service", folder)
+    for name in UNITS:
+        shutil.copy(_UNITS / name, folder)
 
 
 def install(folder: Path) -> None:

@@ -12,7 +12,8 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-_HEADING = re.compile(r"## (\d*)")
+_HEADING = re.compile(r"(?m)^## (\d*)")
+_BLOCK = re.compile(r"(?m)^(?P<above>.*)\n(?P<text> {4}.*(?:\n+ {4}.*)*)")
 _MARKER = re.compile(r"<!-- (file|on|application|not run|shows)(?::? (.+))? -->")
 RUN = ("file", "on", "application")
 
@@ -30,28 +31,17 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     """Return all blocks of the page. ValueError names a line of one that nothing stands above."""
-    lines = page.read_text().splitlines()
+    text = page.read_text()
     found: list[Block] = []
-    section, above, number = "", "", 0
-    while number < len(lines):
-        line = lines[number]
-        if heading := _HEADING.match(line):
-            section = heading[1]
-        if line.startswith("    ") and (_MARKER.fullmatch(above) or not above):
-            first, number = number, _end_of_block(lines, number)
-            marker = _MARKER.fullmatch(above)
-            if marker is None:
-                raise ValueError(f"{page}, line {first + 1}: nothing above it says what it is")
-            text = textwrap.dedent("\n".join(lines[first:number])).strip() + "\n"
-            found.append(Block(section, first + 1, marker[1], marker[2] or "", text))
-            above = ""
-            continue
-        above = line
-        number += 1
+    for block in _BLOCK.finditer(text):
+        above = block["above"]
+        if above and not above.startswith("<!--"):
+            continue  # What is indented below a line of text goes on with it.
+        line = text.count("\n", 0, block.start("text")) + 1
+        marker = _MARKER.fullmatch(above)
+        if marker is None:
+            raise ValueError(f"{page}, line {line}: nothing above it says what it is")
+        headings = _HEADING.findall(text, 0, block.start())
+        commands = textwrap.dedent(block["text"]) + "\n"
+        found.append(Block(headings[-1], line, marker[1], marker[2] or "", commands))
     return found
-
-
-def _end_of_block(lines: list[str], number: int) -> int:
-    while number < len(lines) and (lines[number].startswith("    ") or not lines[number]):
-        number += 1
-    return number
