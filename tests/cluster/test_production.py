@@ -98,12 +98,12 @@ def promises_of_the_hosts(demo: Demo) -> None:
         assert host.sh(user % "haproxy").strip() == "haproxy"
         assert host.sh(user % "pgregent").strip() == "postgres"
         firewall(host)
-    modes = demo.hosts["db1"].sh(demo.block("4", "nc ").text).split()
+    modes = demo.run("4", "nc ").split()
     assert sorted(modes) == ["Mode:"] * 3 + ["follower"] * 2 + ["leader"]
-    codes = demo.hosts["db1"].sh(demo.block("6", "curl").text)
+    codes = demo.run("6", "curl")
     assert codes.count("primary 200") == 1 and codes.count("replica 200") == 2, codes
     shown = next(b.text for b in blocks(PAGE) if b.kind == "shows").splitlines()
-    listed = demo.hosts["db1"].sh(demo.block("6", "pgregent list").text).splitlines()
+    listed = demo.run("6", "pgregent list").splitlines()
     assert [line.split() for line in listed[:3:2]] == [line.split() for line in shown[:3:2]]
     primary = demo.primary()
     watched = primary.sh("cat /var/log/pgregent-haproxy-watch.log")
@@ -127,22 +127,23 @@ def reaches(host: Host, port: int) -> bool:
 
 def planned_handover(demo: Demo, _: Applications) -> None:
     old = demo.primary()
-    demo.hosts["db2"].sh(demo.block("9", "pgregent switchover").text)
+    demo.run("9", "pgregent switchover")
     demo.wait_another_primary(old)
 
 
 def postgres_is_killed(demo: Demo, _: Applications) -> None:
     old = demo.primary()
-    old.sh(demo.block("8", "kill -9").text)
-    history = demo.hosts["db2"].sh(demo.block("8", "pgregent history").text)
+    demo.run("8", "kill -9")
+    history = demo.run("8", "pgregent history")
     assert old.name in history
     demo.wait_another_primary(old)
 
 
 def power_of_the_primary_fails(demo: Demo, applications: Applications) -> None:
-    old = demo.primary()
+    old, began = demo.primary(), time.monotonic()
     old.off()
     applications.wait_served(time.monotonic())
+    print(f"the power of {old.name}: {applications.silences(began)} s without an acknowledgement")
     demo.wait_another_primary(old)
     comes_back(demo, old)
 
@@ -164,20 +165,20 @@ def comes_back(demo: Demo, host: Host) -> None:
 
 
 def agent_is_killed(demo: Demo, applications: Applications) -> None:
-    take_over(demo, applications, demo.block("8", "-s KILL --kill-whom").text)
+    take_over(demo, applications, "8", "-s KILL --kill-whom")
 
 
 def agent_is_replaced(demo: Demo, applications: Applications) -> None:
-    take_over(demo, applications, demo.block("9", "-s USR1").text)
+    take_over(demo, applications, "9", "-s USR1")
 
 
-def take_over(demo: Demo, applications: Applications, script: str) -> None:
+def take_over(demo: Demo, applications: Applications, section: str, phrase: str) -> None:
     """End the primary's agent. Where the next one is there in time, nobody has noticed."""
     host, timeline = demo.primary(), demo.timeline()
     server, old = postmaster(host), agent(host)
     with HeldSession(applications.dsn) as session:
         began = time.monotonic()
-        host.sh(script)
+        demo.run(section, phrase)
         wait_for("another agent", lambda: agent(host) not in (0, old), timeout=20)
         wait_for("its answer", lambda: demo.members(host), timeout=20)
         took = time.monotonic() - began
@@ -192,11 +193,12 @@ def take_over(demo: Demo, applications: Applications, script: str) -> None:
 
 def file_is_read_again(demo: Demo, _: Applications) -> None:
     host = demo.primary()
-    old, script = agent(host), demo.block("9", "systemctl reload").text
+    old = agent(host)
     ask = f"PGPASSWORD={PASSWORD} psql -qAtX -h {host.address} -U postgres -c 'SHOW work_mem'"
     file = "/etc/pgregent/$(hostname).yml"
     assert host.sh(ask) == "4MB\n"
-    host.sh(f"sed -i 's/^  parameters:/&\\n    work_mem: 5MB/' {file}\n{script}")
+    host.sh(f"sed -i 's/^  parameters:/&\\n    work_mem: 5MB/' {file}")
+    demo.run("9", "systemctl reload")
     wait_for("the new value", lambda: host.sh(ask) == "5MB\n", timeout=20)
     host.sh(f"sed -i s/^scope:/scoop:/ {file}")
     assert "Job for pgregent" in host.sh("! systemctl reload pgregent 2>&1")
@@ -206,16 +208,16 @@ def file_is_read_again(demo: Demo, _: Applications) -> None:
 
 def primary_leaves_in_good_order(demo: Demo, _: Applications) -> None:
     old = demo.primary()
-    old.sh(demo.block("8", "systemctl stop").text)
+    demo.run("8", "systemctl stop")
     left = [" ".join(command_line(pid)) for pid in old.processes()]
     assert not [command for command in left if "postgres" in command], left
     demo.wait_another_primary(old)
-    old.sh(demo.block("8", "systemctl start").text)
+    demo.run("8", "systemctl start", old)
 
 
 def disk_is_lost(demo: Demo, _: Applications) -> None:
-    standby, timeline = demo.standby(), demo.timeline()
-    standby.sh(demo.block("9", "rm -rf").text)
+    timeline = demo.timeline()
+    demo.run("9", "rm -rf")
     demo.wait_whole()
     assert demo.timeline() == timeline
 

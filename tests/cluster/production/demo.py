@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 import urllib.request
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tests.cluster.checkers import Attempt, late_acknowledgements, lost_or_repeated
+from tests.cluster.checkers import Attempt, late_acknowledgements, lost_or_repeated, outage
 from tests.cluster.processes import wait_for
 from tests.cluster.production.hosts import Host, Hosts
 from tests.cluster.production.page import RUN, Block
@@ -22,9 +23,9 @@ PASSWORD = "choose-one"
 DATA_DIR = "/var/lib/postgresql/15/main"
 WHOLE_S = 60.0
 _ASK_S = 2.0
-_ENOUGH = 20
+_ENOUGH = 5
 # Answers have to end by what the connection string says, not by the writers' own limit.
-_PACE = Pace(rate=20.0, connect_timeout=20.0, query_timeout=30.0)
+_PACE = Pace(rate=50.0, connect_timeout=20.0, query_timeout=30.0)
 _STANDBY = ("quorum_standby", "streaming")
 
 
@@ -38,8 +39,17 @@ class Demo:
 
     # --- the page ------------------------------------------------------------------------------
 
+    def run(self, section: str, phrase: str, host: Host | None = None) -> str:
+        """Run the one block that holds the phrase where it says, or on `host`; what it said."""
+        block = self.block(section, phrase)
+        if host is None:
+            place = block.where.partition(",")[0]
+            roles = {"the primary": self.primary, "a standby": self.standby}
+            host = roles[place]() if place in roles else self.hosts[place]
+        return host.sh(block.text)
+
     def block(self, section: str, phrase: str) -> Block:
-        """Return the one block of a section that holds the phrase; the caller runs it."""
+        """Return the one block of a section that holds the phrase; it counts as run."""
         [found] = [b for b in self._page if b.section == section and phrase in b.text]
         if found in self.not_run:
             self.not_run.remove(found)
@@ -160,6 +170,7 @@ class Applications:
         turned = {n: ",".join(hosts[n:] + hosts[:n]) for n in range(len(hosts))}
         self.dsn, *others = [make_conninfo(**{**parts, "host": h}) for h in turned.values()]
         self._others = {f"{hosts[n]} first": dsn for n, dsn in enumerate(others, 1)}
+        self._paths = (ENTRY, *self._others)
         self._writers = Writers(self.dsn, others=self._others, through_entry=1, pace=_PACE)
 
     @contextmanager
@@ -179,13 +190,17 @@ class Applications:
         """Wait until every application was acknowledged inserts that began after `since`."""
 
         def served() -> bool:
-            paths = (ENTRY, *self._others)
-            return all(self._writers.acknowledged_since(since, p) >= _ENOUGH for p in paths)
+            return all(self._writers.acknowledged_since(since, p) >= _ENOUGH for p in self._paths)
 
         try:
             wait_for("every application is served", served, timeout=WHOLE_S)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.history[-5:]}") from None
+
+    def silences(self, fault: float) -> list[float]:
+        """Return for how long each application was not served around a fault (seconds)."""
+        history, now = self.history, time.monotonic()
+        return [round(outage(history, path, fault, now).gap, 1) for path in self._paths]
 
     def violations(self) -> list[str]:
         """Return what is wrong with any member's rows, by the history. Nobody writes any more."""

@@ -57,7 +57,10 @@ def what_is_missing() -> str:
 
 
 def _not_allowed() -> str:
-    script = "mount --make-rprivate / && mount -t cgroup2 none /mnt && mount --bind /tmp /mnt"
+    script = (
+        "mount --make-rprivate / && mount -t tmpfs tmpfs /mnt && cd /mnt && mkdir old"
+        " && mount -t cgroup2 none old && umount old && /usr/sbin/pivot_root . old"
+    )
     probe = [*_NAMESPACES, "-n", "sh", "-c", script]
     done = subprocess.run(probe, capture_output=True, text=True, timeout=20, check=False)
     return f"namespaces are not allowed here: {done.stderr.strip()}" if done.returncode else ""
