@@ -58,10 +58,10 @@ class Demo:
     def follow(self, section: str) -> None:
         """Do what a section says, from its beginning to its end."""
         for block in [block for block in self._page if block.section == section]:
+            if block.kind == "application":
+                continue  # It runs when an application has it.
             self.not_run.remove(block)
             name, _, until = block.where.partition(", ")
-            if block.kind == "application":
-                continue
             if until:
                 self._wait(until)
             if block.kind == "file":
