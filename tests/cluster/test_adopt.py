@@ -88,6 +88,8 @@ def start_agents(pair: PatroniPair, primary: str, standby: str) -> None:
         lambda: pair.value("leader") == primary,
         timeout=SOON_S,
     )
+    # What it streams through is not dropped while it is not connected.
+    assert (standby,) in pair.query(primary, "SELECT slot_name::text FROM pg_replication_slots")
     pair.start_agent(standby)
     assert pair.wait_healthy() == primary
 

@@ -22,6 +22,7 @@ from pgregent.cli import main as program
 from pgregent.config.lockfile import hold_lock
 from pgregent.core.types import Register
 from tests.cluster.command import Finished, run_cli
+from tests.cluster.processes import kill_all_of
 from tests.conformance import etcd_servers, pg
 from tests.conformance.etcd_servers import EtcdServer
 
@@ -127,7 +128,12 @@ def etcd() -> Iterator[EtcdServer]:
 @pytest.fixture
 def servers() -> Iterator[pg.Servers]:
     with pg.servers_of(pg.installations()[0]) as made:
-        yield made
+        try:
+            yield made
+        finally:
+            made.close()
+            # An agent that ought to have refused has a guard.
+            kill_all_of(made.root)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ STANDBY = DataDir("7", 3, True, 300, LINEAGE)
 
 
 def taken_over(own: Durable | None = None, released: Register | None = None) -> TakeOver:
-    found = adopt(own or Durable(A), PRIMARY, WORD, released, NOW)
+    found = adopt(own or Durable(A), PRIMARY, WORD, released, now=NOW)
     assert isinstance(found, TakeOver)
     return found
 
@@ -60,6 +60,11 @@ def test_the_primary_is_in_office_in_the_term_of_its_timeline() -> None:
     assert found.register.system_id == "7"
     assert (found.durable.incarnation, found.durable.promoted) == (A, 3)
     assert found.durable.register is None, "it is not there yet"
+
+
+def test_one_that_may_never_acknowledge_alone_does_not_at_first_either() -> None:
+    found = adopt(Durable(A), PRIMARY, WORD, None, now=NOW, strict=True)
+    assert isinstance(found, TakeOver) and found.register.rules == (Rule(A, 0, (), strict=True),)
 
 
 def test_what_patroni_told_of_earlier_timelines_is_kept() -> None:
@@ -130,36 +135,36 @@ def test_refused(
     word: dict[str, Any], data: dict[str, Any], register: Register | None, why: str
 ) -> None:
     with pytest.raises(Refused) as refused:
-        adopt(Durable(A), replace(PRIMARY, **data), replace(WORD, **word), register, NOW)
+        adopt(Durable(A), replace(PRIMARY, **data), replace(WORD, **word), register, now=NOW)
     assert why in str(refused.value)
 
 
 def test_interrupted_anywhere_it_goes_on() -> None:
     first = taken_over()
     assert taken_over(first.durable) == first, "the register was not written"
-    again = adopt(first.durable, PRIMARY, WORD, first.register, NOW + 1)
+    again = adopt(first.durable, PRIMARY, WORD, first.register, now=NOW + 1)
     assert again == replace(first, expected=first.register.seq), "it was, and that is not on disk"
-    assert isinstance(adopt(AFTER, PRIMARY, WORD, first.register, NOW + 1), Nothing)
+    assert isinstance(adopt(AFTER, PRIMARY, WORD, first.register, now=NOW + 1), Nothing)
 
 
 def test_two_hosts_are_not_both_adopted_as_the_primary() -> None:
     with pytest.raises(Refused, match="a primary's, on timeline 3, but the cluster's primary is a"):
-        adopt(Durable(B), PRIMARY, WORD, REGISTER, NOW)
+        adopt(Durable(B), PRIMARY, WORD, REGISTER, now=NOW)
 
 
 def test_a_primary_whose_state_directory_is_gone_is_not_made_anew() -> None:
     with pytest.raises(Refused, match="its state directory is gone"):
-        adopt(Durable(Incarnation("a", "9")), PRIMARY, WORD, REGISTER, NOW)
+        adopt(Durable(Incarnation("a", "9")), PRIMARY, WORD, REGISTER, now=NOW)
 
 
 def test_a_standby_joins() -> None:
-    assert adopt(Durable(B), STANDBY, WORD, REGISTER, NOW) == Join(Durable(B))
+    assert adopt(Durable(B), STANDBY, WORD, REGISTER, now=NOW) == Join(Durable(B))
     older = replace(STANDBY, timeline=2)
-    assert isinstance(adopt(Durable(B), older, WORD, REGISTER, NOW), Join)
+    assert isinstance(adopt(Durable(B), older, WORD, REGISTER, now=NOW), Join)
     with pytest.raises(Refused, match="on timeline 4, past the primary's, which is 3"):
-        adopt(Durable(B), replace(STANDBY, timeline=4), WORD, REGISTER, NOW)
+        adopt(Durable(B), replace(STANDBY, timeline=4), WORD, REGISTER, now=NOW)
     there = Durable(B, REGISTER)
-    assert isinstance(adopt(there, STANDBY, WORD, REGISTER, NOW), Nothing)
+    assert isinstance(adopt(there, STANDBY, WORD, REGISTER, now=NOW), Nothing)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +178,7 @@ def test_a_member_of_an_earlier_life_is_not_adopted_over(
     register: Register | None, why: str
 ) -> None:
     with pytest.raises(Refused, match=why):
-        adopt(AFTER, PRIMARY, WORD, register, NOW)
+        adopt(AFTER, PRIMARY, WORD, register, now=NOW)
 
 
 @pytest.mark.parametrize(

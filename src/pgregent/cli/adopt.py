@@ -13,6 +13,7 @@ from pgregent.core.errors import Refused, Unavailable
 if TYPE_CHECKING:
     from pgregent.adapters.postgres.layout import ServerConfig
     from pgregent.cli.patroni_scope import Scope
+    from pgregent.config.dynamic import Dcs as Dynamic
     from pgregent.config.schema import AgentConfig
     from pgregent.core.adoption import TakeOver
     from pgregent.core.types import Incarnation
@@ -48,10 +49,12 @@ async def _adopt(config: "AgentConfig") -> None:
         with named(scope):
             in_force = scope.register is not None and not scope.register.released
             told = word(scope.entries, scope.base, leader_counts=not in_force)
-            server = await _server(scope)
+            dynamic = (await scope.dynamic.with_changes(WITHOUT_PAUSE)).dcs
+            server = await _server(scope, dynamic)
             seen = await foreign.look(server)
             own = scope.store.load(config.name)
-            plan = adopt(own, seen.data, told, scope.register, time.time())
+            strict = dynamic.synchronous_mode_strict
+            plan = adopt(own, seen.data, told, scope.register, now=time.time(), strict=strict)
             if isinstance(plan, Nothing):
                 click.echo(f"nothing to be done: {plan.why}")
                 return
@@ -64,7 +67,7 @@ async def _adopt(config: "AgentConfig") -> None:
         _tell(scope, primary=isinstance(plan, TakeOver))
 
 
-async def _server(scope: "Scope") -> "ServerConfig":
+async def _server(scope: "Scope", dynamic: "Dynamic") -> "ServerConfig":
     """This member's server, looked at as its agent would before it starts. Raises Refused."""
     from pgregent.adapters.postgres.check import check_data_dir, check_files, check_parameters
 
@@ -72,7 +75,6 @@ async def _server(scope: "Scope") -> "ServerConfig":
     check_data_dir(data_dir, scope.bin_dir, "")
     if not (data_dir / "PG_VERSION").exists():
         raise Refused("no data directory there: an agent that is started without one clones it")
-    dynamic = (await scope.dynamic.with_changes(WITHOUT_PAUSE)).dcs
     server = scope.server(dynamic)
     check_parameters(server.parameters)
     await check_files(server)

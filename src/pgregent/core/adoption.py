@@ -88,10 +88,16 @@ class Nothing:
 
 
 def adopt(
-    own: Durable, data: DataDir, word: PatronisWord, register: Register | None, now: float
+    own: Durable,
+    data: DataDir,
+    word: PatronisWord,
+    register: Register | None,
+    *,
+    now: float,
+    strict: bool = False,
 ) -> TakeOver | Join | Nothing:
-    """How this member's data directory comes under pgregent at `now` (epoch seconds). Raises
-    Refused: then nothing may be touched."""
+    """How this member's data directory comes under pgregent at `now` (epoch seconds); `strict`: the
+    primary may never acknowledge alone. Raises Refused: then nothing may be touched."""
     if word.running:
         raise Refused(
             f"Patroni still runs in this scope: found the keys of {', '.join(word.running)}, "
@@ -118,7 +124,7 @@ def adopt(
             "DCS: start the agents, which write it again"
         )
     _check_last_primary(own.incarnation.name, data, word)
-    return _take_over(own, data, word, register, now)
+    return _take_over(own, data, word, register, now=now, strict=strict)
 
 
 def _beside(own: Durable, data: DataDir, register: Register) -> TakeOver | Join | Nothing:
@@ -178,7 +184,13 @@ def _check_last_primary(name: str, data: DataDir, word: PatronisWord) -> None:
 
 
 def _take_over(
-    own: Durable, data: DataDir, word: PatronisWord, released: Register | None, now: float
+    own: Durable,
+    data: DataDir,
+    word: PatronisWord,
+    released: Register | None,
+    *,
+    now: float,
+    strict: bool,
 ) -> TakeOver:
     # Above what any agent has on its disk from an earlier life of this cluster, and every round
     # that it may have voted in.
@@ -192,7 +204,7 @@ def _take_over(
         round=fresh,
         term=data.timeline,
         primary=me,
-        rules=(Rule(me, 0, ()),),
+        rules=(Rule(me, 0, (), strict),),
         electing=False,
         system_id=data.system_id,
         terms=(*_past(data.lineage, word.history), last)[-MAX_TERMS:],
