@@ -12,8 +12,16 @@ import pytest
 
 from pgregent.api import body
 from pgregent.api.operate import Operate
-from pgregent.api.signed import HEADER, RESTORE_DCS, SWITCHOVER, sign
-from pgregent.core.events import Event, RestoreDcs, Switchover
+from pgregent.api.signed import (
+    HEADER,
+    REINITIALIZE,
+    RESTART,
+    RESTORE_DCS,
+    SWITCHOVER,
+    sign,
+)
+from pgregent.api.status import started_at
+from pgregent.core.events import Event, Reinitialize, Restart, RestoreDcs, Switchover
 from pgregent.core.view import State
 from tests.api.members import LOOPBACK, node, primary, served, standby
 
@@ -68,6 +76,32 @@ async def test_what_is_begun_is_told_to_the_core() -> None:
         assert await asked.ask(RESTORE_DCS, {"seq": 7}) == (202, "")
         begun += asked.events
         assert begun == [Switchover(3, "n2"), Switchover(3, ""), RestoreDcs(7)]
+
+
+async def test_a_restart_is_of_one_start_of_the_server() -> None:
+    state = primary()
+    state.opened, state.dcs_ok, state.read_at, state.server_started_at = True, True, state.now, 5.0
+    async with agent(state) as asked:
+        code, error = await asked.ask(RESTART, {"started_at": ""})
+        assert (code, error) == (409, "its PostgreSQL was started again meanwhile")
+        assert asked.events == []
+        assert await asked.ask(RESTART, {"started_at": started_at(state)}) == (202, "")
+        state.dcs_ok = False
+        code, error = await asked.ask(RESTART, {"started_at": started_at(state)})
+        assert code == 409
+        assert "the DCS does not answer" in error
+        assert asked.events == [Restart()]
+
+
+async def test_a_new_copy_is_of_one_incarnation() -> None:
+    state = standby()
+    state.peer("n1").heard_at, state.dcs_ok = state.now, True
+    async with agent(state) as asked:
+        code, error = await asked.ask(REINITIALIZE, {"incarnation": "an older one"})
+        assert (code, error) == (409, "it was made anew meanwhile")
+        assert asked.events == []
+        assert await asked.ask(REINITIALIZE, {"incarnation": state.me.id}) == (202, "")
+        assert asked.events == [Reinitialize()]
 
 
 GOOD = json.dumps({"term": 3, "candidate": "n2"}).encode()
