@@ -200,10 +200,10 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
         ("scope: demo", "scope: demo\ntags: {1: a}", 2, "tags.1", "put it in quotes"),
         (
             "scope: demo",
-            "scope: demo\ntags: {replicatefrom: n2}",
+            "scope: demo\ntags: {nostream: true}",
             2,
-            "tags.replicatefrom",
-            "not supp",
+            "tags.nostream",
+            "not supported",
         ),
         (
             "scope: demo",

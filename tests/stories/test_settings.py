@@ -185,3 +185,19 @@ def test_member_slots_ttl_is_how_long_a_missing_members_slot_is_kept(ttl: str, k
     assert story["n1"].disk.slots == {"n2", "n3"}
     story.run(10.0)
     assert story["n1"].disk.slots == {"n2"}
+
+
+def test_a_priority_of_0_is_the_flag() -> None:
+    """And any other is none."""
+    for tags, of in (("0", True), ("1", False), ("7", False)):
+        found = settings(tags=f"{{failover_priority: {tags}, sync_priority: {tags}}}")
+        assert (found["nofailover"], found["nosync"]) == (of, of)
+    story = Story(2)
+    node = story["n2"]
+    node.settings = replace(node.settings, **settings(tags="{failover_priority: 0}"))
+    node.kill_agent()
+    node.start_agent()
+    story.well()
+    story["n1"].kill()
+    story.run(10.0)
+    assert story.register.term == 1

@@ -35,6 +35,5 @@ LATER: Mapping[str, frozenset[str]] = {
         " remove_data_directory_on_rewind_failure remove_data_directory_on_diverged_timelines"
         " create_replica_methods"
     ),
-    "tags": _keys("failover_priority sync_priority replicatefrom nostream"),
     "watchdog": _keys("device safety_margin"),
 }

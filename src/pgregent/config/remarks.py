@@ -24,6 +24,7 @@ def file_warnings(document: Document) -> tuple[Finding, ...]:
         *(w for section in (_LOCAL, _BOOTSTRAP, _DYNAMIC) for w in _hba(document, section)),
         *_without_effect(document, AgentConfig, ()),
         *_log(document),
+        *_priorities(document),
     ]
     return tuple(sorted(found, key=lambda w: (w.file, w.line)))
 
@@ -56,6 +57,13 @@ def _log(document: Document) -> Iterator[Finding]:
         if str(name).startswith("patroni"):
             text = f"{NO_EFFECT}: no logger has this name here; pgregent's own is `pgregent`"
             yield document.finding((*log, "loggers", name), text)
+
+
+def _priorities(document: Document) -> Iterator[Finding]:
+    for name in ("failover_priority", "sync_priority"):
+        if document.at(("tags", name)) not in (None, 0, 1):
+            text = f"{NO_EFFECT}: only 0 has one; members are not preferred to others"
+            yield document.finding(("tags", name), text)
 
 
 def _parameters(document: Document, section: Keys, *, local: bool) -> list[Finding]:

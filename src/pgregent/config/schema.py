@@ -14,7 +14,6 @@ from pgregent.config.basebackup import Options, arguments
 from pgregent.config.callbacks import Callbacks, Command
 from pgregent.config.dynamic import Dcs
 from pgregent.config.etcd import Etcd3
-from pgregent.config.later import LATER
 from pgregent.config.log import Log
 from pgregent.config.parameters import Parameters, merge
 from pgregent.config.rest import Ctl, RestSecurity
@@ -50,7 +49,8 @@ _MISSPELT = 0.8
 _OURS = ("postgresql.conf", "postgresql.custom.conf", "pgregent.role.conf")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SOCKET_BYTES_MAX = 107
-_OPPOSITES = ("nofailover", "noloadbalance", "clonefrom", "nosync")
+_FLAGS = ("nofailover", "noloadbalance", "clonefrom", "nosync", "nostream")
+_TAGS = (*_FLAGS, "failover_priority", "sync_priority", "replicatefrom")
 
 
 class _Listening(Section):
@@ -219,6 +219,20 @@ class Tags(Section):
         default=False, description="members are cloned from the primary"
     )
     nosync: Flag = Field(default=False, description="commits never wait for it")
+    nostream: Annotated[bool, only_false("a standby streams")] = Field(
+        default=False, description="a standby streams"
+    )
+    failover_priority: Annotated[int, integer(0, 1000)] = Field(
+        default=1,
+        description="0: as nofailover; else no effect: whoever has everything and is furthest is "
+        "appointed",
+    )
+    sync_priority: Annotated[int, integer(0, 1000)] = Field(
+        default=1, description="0: as nosync; else no effect: any of the standbys confirm a commit"
+    )
+    replicatefrom: Text | None = Field(
+        default=None, description=f"{NO_EFFECT}: every standby streams from the primary"
+    )
     custom: Mapping[str, Annotated[Scalar, SCALAR]] = Field(
         default={},
         validation_alias=ANY_OTHER,
@@ -232,9 +246,8 @@ class Tags(Section):
         if not isinstance(data, dict):
             return data
         items = cast(dict[Any, Any], data)
-        known = (*_OPPOSITES, *LATER["tags"])
         custom = {
-            k: v for k, v in items.items() if not isinstance(k, str) or not _resembles(k, known)
+            k: v for k, v in items.items() if not isinstance(k, str) or not _resembles(k, _TAGS)
         }
         rest: dict[Any, Any] = {k: v for k, v in items.items() if k not in custom}
         return rest | {ANY_OTHER: {k: v for k, v in custom.items() if v is not None}}
@@ -242,7 +255,20 @@ class Tags(Section):
     @property
     def all(self) -> Mapping[str, Scalar]:
         """As the REST API shows them: those that are set, and all of one's own."""
-        return {name: True for name in _OPPOSITES if getattr(self, name)} | dict(self.custom)
+        flags = {name: True for name in _FLAGS if getattr(self, name)}
+        others = ("failover_priority", "sync_priority", "replicatefrom")
+        given = {name: getattr(self, name) for name in others if name in self.model_fields_set}
+        return {**flags, **given, **self.custom}
+
+    @property
+    def never_primary(self) -> bool:
+        """Whether it is never appointed."""
+        return self.nofailover or self.failover_priority == 0
+
+    @property
+    def never_synchronous(self) -> bool:
+        """Whether commits never wait for it."""
+        return self.nosync or self.sync_priority == 0
 
 
 def _resembles(name: str, known: tuple[str, ...]) -> bool:
