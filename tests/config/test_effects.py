@@ -167,6 +167,8 @@ EFFECTS = {
     "tags.replicatefrom": NO_EFFECT,
     "tags.(any other)": "api/test_health.py::test_what_a_check_may_ask_for",
     "watchdog.mode": "config/test_load.py::test_each_mistake_says_where_and_what",
+    "watchdog.device": NO_EFFECT,
+    "watchdog.safety_margin": NO_EFFECT,
     "log.level": AGENT,
     "log.type": "agent/test_log.py::test_json",
     "log.static_fields": "agent/test_log.py::test_json",

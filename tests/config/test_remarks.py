@@ -15,6 +15,8 @@ NO_EFFECT: list[tuple[str, Any, Any]] = [
     ("restapi.thread_pool_size", 5, "many"),
     ("postgresql.use_unix_socket_repl", True, "often"),
     ("log.max_queue_size", 1000, -1),
+    ("watchdog.device", "/dev/watchdog", [1]),
+    ("watchdog.safety_margin", 5, -2),
     ("tags.failover_priority", 2, -1),
     ("tags.sync_priority", 10, "low"),
     ("tags.replicatefrom", "n2", [1]),

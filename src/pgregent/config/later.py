@@ -35,5 +35,4 @@ LATER: Mapping[str, frozenset[str]] = {
         " remove_data_directory_on_rewind_failure remove_data_directory_on_diverged_timelines"
         " create_replica_methods"
     ),
-    "watchdog": _keys("device safety_margin"),
 }

@@ -276,10 +276,16 @@ def _resembles(name: str, known: tuple[str, ...]) -> bool:
 
 
 class Watchdog(Section):
-    """The Linux watchdog device; not supported yet."""
+    """The Linux watchdog device, which is not used: a guard process stops PostgreSQL when its agent
+    hangs, and a primary without authority acknowledges nothing."""
 
-    mode: Annotated[Literal["off"], choice("off", false="off")] = Field(
-        default="off", description="a Linux watchdog device is not supported yet"
+    mode: Annotated[Literal["off", "automatic"], choice("off", "automatic", false="off")] = Field(
+        default="off",
+        description="no watchdog device is used, so `automatic` is the same; `required` is refused",
+    )
+    device: Text | None = Field(default=None, description=f"{NO_EFFECT}: no device is used")
+    safety_margin: Annotated[int, integer(-1, 86400)] = Field(
+        default=5, description=f"{NO_EFFECT}: no device is used"
     )
 
 
