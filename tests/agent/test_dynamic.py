@@ -195,12 +195,29 @@ async def test_at_the_start_the_copy_counts_instead(
 # --- the watch -----------------------------------------------------------------------------------
 
 
-async def empty(path: Path) -> None:
+async def empty(dcs: LocalDcs, path: Path) -> None:
     """A new file takes the place of the one that all had."""
     for suffix in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", f"{path}.aside{suffix}")
+    # A connection to the old file that ends takes the log along that has the name of its own.
+    with pytest.raises(Unavailable):
+        await dcs.put(KEY, b"")
+    with pytest.raises(Unavailable):
+        await dcs.read(KEY)
+    await until("nobody has the old one", lambda: not _is_open(f"{path}.aside"))
     await (await LocalDcs.open(path)).close()
+
+
+def _is_open(path: str) -> bool:
+    links = Path("/proc/self/fd").iterdir()
+    return any(link.is_symlink() and path in str(_target(link)) for link in links)
+
+
+def _target(link: Path) -> Path | None:
+    with suppress(FileNotFoundError):
+        return link.readlink()
+    return None
 
 
 async def put_elsewhere(place: Path, text: str) -> None:
@@ -226,7 +243,7 @@ async def test_an_emptied_dcs_gets_it_back(dcs: LocalDcs, tmp_path: Path) -> Non
     config = member(dcs, tmp_path, "n1")
     await in_force(config)
     async with watched(config):
-        await empty(tmp_path / "dcs.sqlite")
+        await empty(dcs, tmp_path / "dcs.sqlite")
         await stored_again(dcs, THEIRS)
 
 
@@ -237,7 +254,7 @@ async def test_a_change_is_used_and_kept(dcs: LocalDcs, away: MemoryDcs, tmp_pat
         await put_elsewhere(tmp_path, THEIRS)
         await until("it is used", lambda: config.in_force.maximum_lag_on_failover == 222)
         assert [dynamic.maximum_lag_on_failover for dynamic in told] == [222]
-        await empty(tmp_path / "dcs.sqlite")
+        await empty(dcs, tmp_path / "dcs.sqlite")
         await stored_again(dcs, THEIRS)
     assert (await in_force(member(away, tmp_path, "n1"))).maximum_lag_on_failover == 222
 
