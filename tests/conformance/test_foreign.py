@@ -3,11 +3,13 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pgregent.adapters.postgres import foreign, patroni_files, render, wal
+from pgregent.adapters.postgres.guard_client import foreign_postmaster
 from pgregent.adapters.postgres.layout import ServerConfig
 from pgregent.adapters.postgres.server import LocalServer
 from pgregent.core.adoption import DataDir, Ended
@@ -86,6 +88,22 @@ async def test_a_promoted_one_knows_where_its_timelines_ended(servers: pg.Server
     ((parent, end_lsn),) = [(e.timeline, e.at_lsn) for e in data.lineage]
     assert (data.timeline, parent) == (2, 1) and 0 < end_lsn <= data.log_end
     assert data.lineage == (Ended(1, end_lsn),)
+
+
+async def test_one_that_is_reached_through_its_socket_only(servers: pg.Servers) -> None:
+    primary = await servers.primary("a")
+    primary.stop()
+    primary.configure(unix_socket_directories=str(servers.root))
+    hba = "local all all scram-sha-256\nhost all all 127.0.0.1/32 reject\n"
+    render.write_file(primary.data_dir / render.HBA_CONF, hba, primary.owner)
+    primary.spawn()
+    config = replace(configured(primary), use_unix_socket=True)
+
+    async def seen() -> bool:
+        runs = foreign_postmaster(config.data_dir, config.state_dir) is not None
+        return runs and (await foreign.look(config)).data.log_end > 0
+
+    await pg.eventually("it is looked at", seen)
 
 
 async def test_killed_where_its_log_ends_is_not_told(servers: pg.Servers) -> None:

@@ -35,7 +35,7 @@ async def look(config: ServerConfig) -> Look:
     that the agent could not log in to."""
     if foreign_postmaster(config.data_dir, config.state_dir) is None:
         return Look(_from_disk(config))
-    conn = await sql.connect(config.local, config.superuser, timeout=5.0)
+    conn = await sql.connect(_address(config), config.superuser, timeout=5.0)
     try:
         status = await sql.observe(conn, full=False)
         users = await sql.slot_users(conn)
@@ -49,6 +49,16 @@ async def look(config: ServerConfig) -> Look:
         _lineage(config, status.timeline),
     )
     return Look(data, tuple(name for slot, name in users.items() if slot == slot_name(name)))
+
+
+def _address(config: ServerConfig) -> sql.Server:
+    """Where it says that it listens, if the agent is to use a socket: ours is not there yet."""
+    if config.use_unix_socket:
+        with contextlib.suppress(OSError, IndexError):
+            lines = (config.data_dir / "postmaster.pid").read_text().splitlines()
+            if folder := lines[4].strip():
+                return sql.Server(str(config.data_dir / folder), config.port)
+    return config.local
 
 
 def _from_disk(config: ServerConfig) -> DataDir:
@@ -79,7 +89,7 @@ async def end(config: ServerConfig) -> None:
         return
     log.info("PostgreSQL runs (process %d), not under a guard: taking it over", postmaster)
     with contextlib.suppress(Unavailable, Refused):
-        conn = await sql.connect(config.local, config.superuser, timeout=2.0)
+        conn = await sql.connect(_address(config), config.superuser, timeout=2.0)
         try:
             await sql.checkpoint(conn, timeout=CHECKPOINT_S)
         finally:
