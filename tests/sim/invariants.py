@@ -108,7 +108,7 @@ class Checker:
 
     def wrote(self, node: "Node", record: Wal) -> None:
         """A primary put a record into WAL."""
-        if self._by_hand(node, record):
+        if self._by_hand(node, record) or self._of_another_cluster(node):
             return
         self._sealed(node, "wrote")
         who = (node.name, node.store.incarnation)
@@ -120,6 +120,18 @@ class Checker:
             self.broken(f"S5: timeline {record.timeline} belongs to {appointed}, written by {who}")
         if appointed is None and record.timeline > 1:
             self.broken(f"S4: {who} writes timeline {record.timeline}, which nobody was given")
+
+    def _of_another_cluster(self, node: "Node") -> bool:
+        """Whether its directory is one that it was creating a cluster with while those who know one
+        were down: a server that starts writes, before anybody is let in."""
+        register = self.forgotten or self.register
+        ours = register.system_id if register is not None else ""
+        return (
+            bool(ours)
+            and node.disk.system_id != ours
+            and node.server is not None
+            and node.server.closed
+        )
 
     def _by_hand(self, node: "Node", record: Wal) -> bool:
         """Whether somebody promoted its server, and nobody appointed it for this timeline."""
