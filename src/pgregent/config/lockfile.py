@@ -50,7 +50,10 @@ def hold_lock(path: Path) -> Lock:
                 pid = _pid_in(fd)
                 os.close(fd)
                 who = f"process {pid}" if pid else "another process"
-                raise Refused(f"{who} holds {path}") from None
+                raise Refused(
+                    f"{who} holds {path}: one of pgregent runs with this directory already; stop "
+                    "it, or give this one a directory of its own"
+                ) from None
             time.sleep(_POLL_S)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
