@@ -124,7 +124,7 @@ async def test_what_changes_nothing_is_not_written(there: Agent) -> None:
         ({"synchronous_mode": False}, "synchronous_mode: found off"),
         ({"ttl": "long"}, 'ttl: found "long", expected a number of seconds'),
         ({"tttl": 30}, "tttl: unknown key"),
-        ({"slots": {}}, "slots: not supported yet"),
+        ({"standby_cluster": {}}, "standby_cluster: not supported yet"),
         ({"postgresql": {"parameters": ["work_mem"]}}, "postgresql.parameters: found a list"),
         ({"ttl": 0, "loop_wait": 0}, "; "),
     ],

@@ -64,13 +64,13 @@ def test_no_dynamic_configuration_is_an_empty_document() -> None:
 
 
 def test_mistakes_are_those_of_the_file() -> None:
-    text = '{"ttl": "fast", "slots": {}, "synchronus_mode": "on", "postgresql": {"slots": 1}}'
+    text = '{"ttl": "fast", "standby_cluster": {}, "synchronus_mode": "on", "postgresql": {"x": 1}}'
     with pytest.raises(Refused) as refused:
         parse_dynamic(text, WHERE)
     lines = str(refused.value).splitlines()
     assert lines[0] == f"4 mistakes in {WHERE}"
     assert lines[1].startswith(f'{WHERE}: ttl: found "fast", expected a number of seconds')
-    assert f"{WHERE}: slots: not supported yet (Patroni's)" in lines
+    assert f"{WHERE}: standby_cluster: not supported yet (Patroni's)" in lines
     assert f'{WHERE}: synchronus_mode: unknown key; did you mean "synchronous_mode"?' in lines
 
 

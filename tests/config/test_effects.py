@@ -137,6 +137,9 @@ EFFECTS = {
     "bootstrap.dcs.failsafe_mode": NO_EFFECT,
     "bootstrap.dcs.member_slots_ttl": "stories/test_settings.py::"
     "test_member_slots_ttl_is_how_long_a_missing_members_slot_is_kept",
+    "bootstrap.dcs.slots": "conformance/test_settings.py::test_slots_that_are_kept_and_left_alone",
+    "bootstrap.dcs.ignore_slots": "conformance/test_settings.py::"
+    "test_slots_that_are_kept_and_left_alone",
     "bootstrap.dcs.pause": "stories/test_settings.py::test_pause_is_nobody_being_succeeded",
     "bootstrap.dcs.postgresql.use_pg_rewind": "stories/test_settings.py::"
     "test_use_pg_rewind_is_how_a_diverged_member_is_repaired",

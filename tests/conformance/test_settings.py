@@ -187,6 +187,20 @@ async def test_without_slots_a_standby_streams_and_none_is_kept(members: Members
     assert await shown(n2, "SHOW primary_slot_name") == [("",)]
 
 
+async def test_slots_that_are_kept_and_left_alone(members: Members) -> None:
+    dcs = {
+        "slots": {"barman": {"type": "physical"}, "receiver": None},
+        "ignore_slots": [{"name": "theirs", "type": "physical"}, {"name": "x", "plugin": "p"}],
+    }
+    n1 = await members.add("n1", bootstrap={"dcs": dcs})
+    await members.start_primary(n1)
+    for name in ("theirs", "x", "of_nobody"):
+        await shown(n1, f"SELECT pg_create_physical_replication_slot('{name}')")
+    await n1.keep_slots(("n2",))
+    names = "SELECT slot_name FROM pg_replication_slots ORDER BY slot_name"
+    assert await shown(n1, names) == [("barman",), ("n2",), ("receiver",), ("theirs",)]
+
+
 async def test_initdb_takes_options(members: Members) -> None:
     options = ["allow-group-access", {"encoding": "LATIN1"}, {"locale": "C"}]
     n1 = await members.add("n1", bootstrap={"initdb": options})

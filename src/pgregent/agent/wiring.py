@@ -60,6 +60,7 @@ from pgregent.config.dynamic import Dcs
 from pgregent.config.load import Loaded
 from pgregent.config.lockfile import hold_lock
 from pgregent.config.schema import AgentConfig
+from pgregent.config.slots import ignored_names
 from pgregent.core.adoption import overtaken
 from pgregent.core.effects import Announce
 from pgregent.core.errors import Refused, Unavailable
@@ -151,6 +152,8 @@ def server_of(
         config_dir=postgresql.config_dir,
         custom_conf=custom,
         use_slots=dynamic.postgresql.use_slots,
+        permanent_slots=frozenset(dynamic.slots),
+        ignored_slots=ignored_names(dynamic.ignore_slots),
         basebackup=config.basebackup(dynamic),
         stop_timeout=config.stop_timeout(dynamic),
         pgpass=postgresql.pgpass,

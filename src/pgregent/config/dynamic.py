@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field
 from pgregent.config.basebackup import Options
 from pgregent.config.parameters import Parameters
 from pgregent.config.section import NO_EFFECT, Flag, Lines, Section
+from pgregent.config.slots import Ignored, Slots
 from pgregent.config.types import DURATION, choice, integer, seconds
 
 _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -109,6 +110,16 @@ class Dcs(Section):
         description="how long the primary keeps the slot of a member that is not heard; `ttl` at "
         "least",
     )
+    slots: Slots = Field(
+        default={},
+        validation_alias=AliasChoices("slots", "permanent_slots", "permanent_replication_slots"),
+        description="physical slots that the primary has besides the members'",
+    )
+    ignore_slots: Ignored = Field(
+        default=(),
+        description="physical slots that the primary leaves alone; it drops others that are of no "
+        "member, and that nobody uses",
+    )
     pause: Flag = Field(
         default=False,
         description="nobody is succeeded, and a PostgreSQL that somebody shuts down stays down: "
@@ -155,6 +166,8 @@ def _plain(value: object) -> Any:
             return value
 
 
-def _number_or_text(value: str) -> int | str:
+def _number_or_text(value: object) -> Any:
     """Numbers go back to what they were in the file."""
+    if not isinstance(value, str):
+        return _plain(value)
     return int(value) if _WHOLE_NUMBER.fullmatch(value) else value

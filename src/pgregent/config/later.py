@@ -27,9 +27,7 @@ LATER: Mapping[str, frozenset[str]] = {
         for role in ("superuser", "replication", "rewind")
     },
     "bootstrap": _keys("method users"),
-    "bootstrap.dcs": _keys(
-        "slots permanent_slots permanent_replication_slots ignore_slots standby_cluster"
-    ),
+    "bootstrap.dcs": _keys("standby_cluster"),
     "bootstrap.dcs.postgresql": _keys(
         "recovery_conf rewind"
         " remove_data_directory_on_rewind_failure remove_data_directory_on_diverged_timelines"

@@ -92,6 +92,10 @@ class ServerConfig:
     initdb: tuple[str, ...] = ()
     post_bootstrap: tuple[str, ...] = ()
     use_slots: bool = True
+    permanent_slots: frozenset[str] = frozenset()
+    """Physical slots of no member that are kept, too."""
+    ignored_slots: frozenset[str] = frozenset()
+    """Those that are left alone; "*": all."""
     rewind: Credentials | None = None
     """pg_rewind's role; None: the superuser."""
     pgpass: Path | None = None
@@ -111,6 +115,8 @@ class ServerConfig:
             pg_ident=new.pg_ident,
             custom_conf=new.custom_conf,
             use_slots=new.use_slots,
+            permanent_slots=new.permanent_slots,
+            ignored_slots=new.ignored_slots,
             basebackup=new.basebackup,
             stop_timeout=new.stop_timeout,
             start_timeout=new.start_timeout,

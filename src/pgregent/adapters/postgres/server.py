@@ -518,7 +518,9 @@ class LocalServer:
 
     async def keep_slots(self, members: tuple[str, ...]) -> None:
         """See the port."""
-        wanted = {slot_name(m) for m in members} if self.config.use_slots else set[str]()
+        config = self.config
+        of_members = {slot_name(m) for m in members} if config.use_slots else set[str]()
+        wanted = of_members | config.permanent_slots
         async with self._observer.connection() as conn:
             have = {s.name: s for s in await sql.slots(conn)}
             for name in sorted(wanted - set(have)):
@@ -526,8 +528,8 @@ class LocalServer:
             for name in sorted(wanted & set(have)):
                 if have[name].wal_status == "lost" and not have[name].active:
                     await sql.drop_slot(conn, name)
-            for name in sorted(set(have) - wanted):
-                if not have[name].active:
+            for name in sorted(set(have) - wanted - config.ignored_slots):
+                if not have[name].active and "*" not in config.ignored_slots:
                     await sql.drop_slot(conn, name)
 
     # --- data directories ----------------------------------------------------------------------
