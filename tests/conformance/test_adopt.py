@@ -174,7 +174,7 @@ async def test_what_could_lose_commits_is_refused(host: Host) -> None:
 async def test_what_no_agent_could_run_with_is_refused(host: Host) -> None:
     host.put(config={**CONFIG, "synchronous_mode": False})
     await host.refused("adopt", "synchronous_mode: found off, expected on")
-    host.put(config={**CONFIG, "slots": {"x": {"type": "physical"}}})
+    host.put(config={**CONFIG, "slots": {"x": {"type": "logical"}}})
     await host.refused("adopt", "slots")
     host.put(config={**CONFIG, "postgresql": {"parameters": {"work_mem": "much"}}})
     await host.refused("adopt", "work_mem")
