@@ -1,7 +1,9 @@
 """The process's log."""
 
+import contextlib
 import json
 import logging
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -25,7 +27,13 @@ def as_before() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
 
 
+def written() -> None:
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    written()
     return capsys.readouterr().err.splitlines()
 
 
@@ -58,6 +66,7 @@ def test_a_file_that_is_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture
     configure_log(Log.model_validate({**files, "format": "%(message)s"}))
     for number in range(20):
         log.info("line %d, and some more words", number)
+    written()
     assert sorted(p.name for p in tmp_path.iterdir()) == [FILE, f"{FILE}.1", f"{FILE}.2"]
     assert (tmp_path / FILE).read_text().splitlines()[-1].startswith("line 19,")
     for file in tmp_path.iterdir():
@@ -99,3 +108,26 @@ def test_tracebacks_at_the_level_debug_only(capsys: pytest.CaptureFixture[str]) 
     assert fail() == ["it failed: ValueError('why')"]
     configure_log(Log(format="%(message)s", traceback_level="debug", level="debug"))
     assert fail()[1] == "Traceback (most recent call last):"
+
+
+def test_nobody_waits_for_a_disk_that_hangs(tmp_path: Path) -> None:
+    """A pipe that nobody reads takes its place. What there was no room for is counted."""
+    os.mkfifo(tmp_path / FILE)
+    reader = os.open(tmp_path / FILE, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        section = {"dir": str(tmp_path), "max_queue_size": 10, "format": "%(message)s"}
+        configure_log(Log.model_validate(section))
+        for number in range(2000):
+            log.info("%d %s", number, "x" * 200)
+        text = b""
+        while not text.endswith(b"\nlast\n"):
+            with contextlib.suppress(BlockingIOError):
+                text += os.read(reader, 1 << 20)
+            log.info("last")
+        lines = text.decode().splitlines()
+        assert any(re.fullmatch(r"[1-9][0-9]* lines are not here: .*", line) for line in lines)
+        numbers = [int(line.split()[0]) for line in lines if line.endswith("x")]
+        assert numbers == sorted(numbers) and 0 < len(numbers) < 2000
+    finally:
+        configure_log(Log())
+        os.close(reader)

@@ -183,7 +183,7 @@ EFFECTS = {
     "log.file_num": "agent/test_log.py::test_a_file_that_is_begun_anew",
     "log.file_size": "agent/test_log.py::test_a_file_that_is_begun_anew",
     "log.loggers": "agent/test_log.py::test_single_loggers_and_what_they_were_before",
-    "log.max_queue_size": NO_EFFECT,
+    "log.max_queue_size": "agent/test_log.py::test_nobody_waits_for_a_disk_that_hangs",
     "log.deduplicate_heartbeat_logs": NO_EFFECT,
     "pgregent.suspect_after": "stories/test_settings.py::"
     "test_silence_is_suspicious_after_suspect_after",

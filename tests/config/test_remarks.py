@@ -14,7 +14,6 @@ NO_EFFECT: list[tuple[str, Any, Any]] = [
     ("restapi.request_queue_size", 0, 4097),
     ("restapi.thread_pool_size", 5, "many"),
     ("postgresql.use_unix_socket_repl", True, "often"),
-    ("log.max_queue_size", 1000, -1),
     ("watchdog.device", "/dev/watchdog", [1]),
     ("watchdog.safety_margin", 5, -2),
     ("tags.failover_priority", 2, -1),

@@ -1,8 +1,12 @@
 """The process's log, as the section `log` says."""
 
+import contextlib
 import logging
+import queue
 import sys
-from logging.handlers import RotatingFileHandler
+import threading
+import time
+from logging.handlers import QueueHandler, RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,9 @@ from pgregent.core.errors import Refused
 FILE = "pgregent.log"
 _OURS = "pgregent"
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_END = object()
+FLUSH_S = 1.0
+"""Seconds that a log which is closed may take to be written."""
 _named: set[str] = set()
 """The loggers that were given a level of their own."""
 
@@ -19,9 +26,10 @@ _named: set[str] = set()
 def configure_log(config: Log) -> None:
     """Log like this from now on. Raises Refused, with nothing changed, for a file that cannot be
     written."""
-    handler = _handler(config)
+    writer = _handler(config)
+    writer.setFormatter(_formatter(config))
+    handler = _Queued(writer, config.max_queue_size)
     handler.name = _OURS
-    handler.setFormatter(_formatter(config))
     if config.traceback_level == "debug" and config.level != "debug":
         handler.addFilter(_without_traceback)
     root = logging.getLogger()
@@ -36,6 +44,56 @@ def configure_log(config: Log) -> None:
     for name, level in config.loggers.items():
         logging.getLogger(name).setLevel(level.upper())
     _named.update(config.loggers)
+
+
+class _Queued(QueueHandler):
+    """Has a thread of its own write: whoever logs never waits for a disk or a pipe that hangs. What
+    there is no room for is counted, and told when there is room again."""
+
+    def __init__(self, writer: logging.Handler, size: int) -> None:
+        self._records: queue.Queue[Any] = queue.Queue(size)
+        super().__init__(self._records)
+        self._writer, self._lost = writer, 0
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """As it is now; what it was told with may change."""
+        record.msg, record.args = record.getMessage(), None
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Without waiting."""
+        try:
+            if self._lost:
+                text = f"{self._lost} lines are not here: they came faster than they were written"
+                lost = logging.LogRecord(_OURS, logging.WARNING, "", 0, text, None, None)
+                self._records.put_nowait(lost)
+                self._lost = 0
+            self._records.put_nowait(record)
+        except queue.Full:
+            self._lost += 1
+
+    def _write(self) -> None:
+        while (record := self._records.get()) is not _END:
+            self._writer.handle(record)
+            self._records.task_done()
+
+    def flush(self) -> None:
+        """Wait until all is written, for a second at most."""
+        until = time.monotonic() + FLUSH_S
+        while self._records.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def close(self) -> None:
+        """End the thread once it has written; one that hangs is left to the end of the process."""
+        self.flush()
+        with contextlib.suppress(queue.Full):
+            self._records.put_nowait(_END)
+            self._thread.join(FLUSH_S)
+        if not self._thread.is_alive():
+            self._writer.close()
+        super().close()
 
 
 class _File(RotatingFileHandler):

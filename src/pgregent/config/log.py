@@ -115,7 +115,9 @@ class Log(Section):
         default={}, description="levels of single loggers, as in `aiohttp.access: warning`"
     )
     max_queue_size: Annotated[int, integer(0, 2**31)] = Field(
-        default=1000, description=f"{NO_EFFECT}: lines are written at once, in no queue"
+        default=1000,
+        description="lines that wait to be written, at most: nobody waits for the disk, and what "
+        "there is no room for is counted; 0: no limit",
     )
     deduplicate_heartbeat_logs: Flag = Field(
         default=False, description=f"{NO_EFFECT}: nothing is logged while nothing happens"
