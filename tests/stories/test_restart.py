@@ -76,6 +76,28 @@ def test_a_standby_dies_during_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -
     story.expect("n1 restart", "n1 rule")
 
 
+@pytest.mark.parametrize("name", ["n1", "n2"])
+def test_a_shutdown_that_takes_long_is_cut_short(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A standby that is slow to take the last WAL holds it up."""
+    stop = Port.stop
+
+    def slowly(self: Port, immediate: bool) -> Work:
+        if not immediate:
+            yield 60.0
+        yield from stop(self, immediate)
+
+    monkeypatch.setattr(Port, "stop", slowly)
+    story = Story()
+    before = story[name].starts
+    assert ask(story, name) == ""
+    starts_anew(story, name, before)
+    story.primary_is("n1", within=2.0)
+    story.well()
+    assert story.register.term == 1
+
+
 def test_a_server_that_does_not_come_back_is_succeeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The primary's PostgreSQL starts no more: the others do not wait for it for ever."""
 

@@ -10,6 +10,8 @@ from pgregent.core.switchover import dcs_is_away
 from pgregent.core.types import PgState, Register, Stage
 from pgregent.core.view import Leaving, Restarting, State
 
+STOP_LIMIT = 3.0
+"""Seconds after which a shutdown is cut short: what was checkpointed just now recovers soon."""
 _CAN = (PgState.PRIMARY, PgState.STANDBY, PgState.STOPPED)
 
 
@@ -41,7 +43,7 @@ def begin_restart(state: State) -> None:
         return
     state.announce("restart", "the operator asks for a restart of its PostgreSQL")
     state.checkpointed, state.suspicion = False, None
-    state.restarting = Restarting.STOPPING
+    state.restarting, state.restart_stops_at = Restarting.STOPPING, float("inf")
     if not state.running:
         state.restarting, state.may_start = Restarting.STARTING, True
 
@@ -60,16 +62,21 @@ def plan_restart(state: State, register: Register) -> bool:
     if state.running and not state.checkpointed:
         # So that the shutdown is short. It may take long itself: the office goes on meanwhile.
         do(state, Checkpoint())
-    elif state.running:
-        state.why = "restarting: stopping PostgreSQL"
-        state.holding = True
-        do(state, Stop(immediate=False), preempt=True)
-        return True
-    elif isinstance(state.pg, Stop):
+    elif state.running or isinstance(state.pg, Stop):
+        _stop(state)
         return True
     elif not isinstance(state.pg, Checkpoint):
         end_restart(state, state.why)
     return False
+
+
+def _stop(state: State) -> None:
+    """PostgreSQL waits until a standby has the last of its WAL, and until all is archived."""
+    state.restart_stops_at = min(state.restart_stops_at, state.now)
+    late = state.now - state.restart_stops_at > STOP_LIMIT
+    state.why = "restarting: stopping PostgreSQL" + (", which takes long: at once" if late else "")
+    state.holding = True
+    do(state, Stop(immediate=late), preempt=True)
 
 
 def _why_not_to_stop(state: State) -> str:

@@ -167,6 +167,8 @@ class State:
     """What the operator asked of this primary, while it is under way."""
     switchover_since: float = float("-inf")
     restarting: Restarting = Restarting.NO
+    restart_stops_at: float = float("inf")
+    """When its shutdown began."""
     reinitializing: bool = False
     """The operator wants its data directory made anew, and the copy has not begun."""
     reinitialize_since: float = float("-inf")
