@@ -253,5 +253,9 @@ def test_what_waits_for_a_start_of_postgresql() -> None:
     assert other | of_n2 == other
     assert "pending_restart" not in third
     assert measured(metrics.text(subject))["patroni_pending_restart"] == 1
+    subject.pending_since = subject.state.server_started_at
+    assert patroni.member(subject)["pending_restart"]
+    subject.state.server_started_at = 7.0
+    assert "pending_restart" not in patroni.member(subject), "it was started since"
     assert measured(metrics.text(node(primary())))["patroni_pending_restart"] == 0
     assert "pending_restart" not in patroni.member(node(primary()))

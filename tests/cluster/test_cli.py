@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -25,6 +26,7 @@ from tests.cluster.processes import (
     command_line,
     environment,
     kill_all_of,
+    send,
     wait_for,
 )
 
@@ -392,19 +394,25 @@ def test_reinit_makes_a_standby_anew(cluster: Cluster) -> None:
 
 
 def test_pause_and_resume(cluster: Cluster) -> None:
-    """The primary is killed meanwhile, and nobody succeeds it; then somebody does."""
+    """A primary that crashes meanwhile is started in its place; one that is shut down stays down,
+    and nobody succeeds it until the end of the pause."""
     primary, mark = cluster.primary(), cluster.events.mark()
     assert "is paused" in cluster.cli("pause", "--wait").out
     assert_refused(cluster.cli("pause"), "already paused")
     assert "Maintenance mode: on" in cluster.cli("list").out
     kill_postgres(cluster, primary)
-    cluster.events.wait(lambda e: e.name == "postgres_exited", 10, mark, "it is noticed")
-    assert "the cluster is paused" in cluster.cli("list").out
+    cluster.events.wait(lambda e: e.name == "primary", 20, mark, "it is started again")
+    assert cluster.wait_healthy() == primary
+    # PostgreSQL's fast shutdown, as by pg_ctl.
+    send([cluster.postmaster(primary)], signal.SIGINT)
+    said = "the cluster is paused: its PostgreSQL stays as it is"
+    wait_for("it is left alone", lambda: said in cluster.cli("list").out, timeout=20, every=0.5)
     done = cluster.cli("restart", primary, "--force", timeout=60)
     assert done.code == 0, done.message
     assert cluster.wait_healthy() == primary
     assert not [e for e in cluster.events.since(mark) if e.name in ("election", "suspect")]
-    kill_postgres(cluster, primary)
+    send([cluster.postmaster(primary)], signal.SIGINT)
+    wait_for("it is left alone", lambda: said in cluster.cli("list").out, timeout=20, every=0.5)
     done = cluster.cli("resume", "--wait")
     assert "is resumed" in done.out, done.message
     assert_refused(cluster.cli("resume"), "not paused")

@@ -60,3 +60,4 @@ class Taking:
     def pending(self, found: Mapping[str, tuple[str, str]]) -> None:
         """What waits for a start of PostgreSQL."""
         self.node.pending_restart = found
+        self.node.pending_since = self.state.server_started_at

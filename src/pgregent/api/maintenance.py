@@ -65,7 +65,7 @@ class Maintenance:
         return (
             conditions.role in (None, node.role)
             and (conditions.below is None or (version is not None and version < conditions.below))
-            and (bool(node.pending_restart) or not conditions.pending)
+            and (bool(node.waits_for_restart) or not conditions.pending)
         )
 
     async def _restarted(self, timeout: float | None) -> web.Response:

@@ -66,7 +66,7 @@ def _patroni(node: Node) -> Iterator[Metric]:
     if state in STATES:
         yield "patroni_postgres_state", "gauge", "The state of PostgreSQL.", STATES[state]
     priority = int(not node.state.settings.nofailover)
-    waits = bool(node.pending_restart)
+    waits = bool(node.waits_for_restart)
     yield "patroni_pending_restart", "gauge", "1 if PostgreSQL has to be restarted.", waits
     yield "patroni_failover_priority", "gauge", "0 if it is never appointed.", priority
 

@@ -33,6 +33,14 @@ class Node:
     pending_restart: Mapping[str, tuple[str, str]] = field(
         default_factory=dict[str, tuple[str, str]]
     )
+    pending_since: float | None = None
+    """The start of the server that this was told of."""
+
+    @property
+    def waits_for_restart(self) -> Mapping[str, tuple[str, str]]:
+        """`pending_restart`, unless the server was started since: then it has all of it."""
+        is_old = self.pending_since not in (None, self.state.server_started_at)
+        return {} if is_old else self.pending_restart
 
     @property
     def alive(self) -> bool:

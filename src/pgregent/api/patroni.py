@@ -82,11 +82,11 @@ def _replication(node: Node) -> list[dict[str, Any]]:
 
 
 def _pending_restart(node: Node) -> dict[str, Any]:
-    if not node.pending_restart:
+    if not node.waits_for_restart:
         return {}
     reasons_of = {
         name: {"old_value": old, "new_value": new}
-        for name, (old, new) in node.pending_restart.items()
+        for name, (old, new) in node.waits_for_restart.items()
     }
     return {"pending_restart": True, "pending_restart_reason": reasons_of}
 

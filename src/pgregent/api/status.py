@@ -65,7 +65,7 @@ def status(node: Node, processes: Processes) -> dict[str, Any]:
         "state": node.pg_state,
         "server_version": node.server_version(),
         "tags": node.tags_set,
-        "pending_restart": node.pending_restart,
+        "pending_restart": node.waits_for_restart,
         "processes": dict(processes()),
     }
 
