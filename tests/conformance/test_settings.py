@@ -5,6 +5,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import LiteralString
 
@@ -90,9 +91,12 @@ class Members:
 
     async def start_standby(self, server: LocalServer, of: LocalServer) -> None:
         """Clone it and wait until it streams."""
-        source = upstream(of)
-        await server.clone(source)
-        await server.start(label(server.config.name), NOBODY, source, True, self.deadline)
+        await server.clone(upstream(of))
+        await self.restart_standby(server, of)
+
+    async def restart_standby(self, server: LocalServer, of: LocalServer) -> None:
+        """Start it and wait until it streams."""
+        await server.start(label(server.config.name), NOBODY, upstream(of), True, self.deadline)
         await streams(server)
 
 
@@ -185,6 +189,30 @@ async def test_without_slots_a_standby_streams_and_none_is_kept(members: Members
     await members.start_standby(n2, n1)
     assert await shown(n1, "SELECT slot_name FROM pg_replication_slots") == []
     assert await shown(n2, "SHOW primary_slot_name") == [("",)]
+
+
+async def test_a_standby_keeps_what_its_primary_had_until_that_has_less(members: Members) -> None:
+    """PostgreSQL refuses to start a standby with fewer locks than its primary had."""
+    more = {"dcs": {"postgresql": {"parameters": {"max_locks_per_transaction": 96}}}}
+    n1, n2 = await members.add("n1", bootstrap=more), await members.add("n2", bootstrap=more)
+    await members.start_primary(n1)
+    await members.start_standby(n2, n1)
+    for server in (n1, n2):
+        parameters = {**server.config.parameters, "max_locks_per_transaction": "80"}
+        await server.reconfigure(replace(server.config, parameters=parameters))
+    query: LiteralString = "SHOW max_locks_per_transaction"
+    await n2.stop(False)
+    await members.restart_standby(n2, n1)
+    assert await shown(n2, query) == [("96",)]
+    await n1.stop(False)
+    await n1.start("", "", None, False, members.deadline)
+    assert await shown(n1, query) == [("80",)]
+    await streams(n2)
+    # It has replayed that its primary has less.
+    await shown(n2, "CHECKPOINT")
+    await n2.stop(False)
+    await members.restart_standby(n2, n1)
+    assert await shown(n2, query) == [("80",)]
 
 
 async def test_slots_that_are_kept_and_left_alone(members: Members) -> None:

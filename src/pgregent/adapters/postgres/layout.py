@@ -15,6 +15,7 @@ from pgregent.adapters.postgres.render import (
     Value,
 )
 from pgregent.adapters.postgres.sql import Credentials, Server
+from pgregent.adapters.postgres.wal import ControlData
 
 FIXED_PARAMETERS: Mapping[str, Value] = {
     "hot_standby": "on",
@@ -234,3 +235,19 @@ def slot_name(member: str) -> str:
     if plain == member:
         return plain
     return f"{plain}_{hashlib.sha256(member.encode()).hexdigest()[:8]}"
+
+
+def raise_to_primarys(parameters: dict[str, Value], control: ControlData) -> None:
+    """Raise what a standby needs as high as its primary had it when it wrote the WAL that is here:
+    with less PostgreSQL refuses to start one. A decrease waits until the primary has it."""
+    needed = {
+        "max_connections": control.max_connections,
+        "max_worker_processes": control.max_worker_processes,
+        "max_wal_senders": control.max_wal_senders,
+        "max_prepared_transactions": control.max_prepared_xacts,
+        "max_locks_per_transaction": control.max_locks_per_xact,
+    }
+    for name, least in needed.items():
+        given = str(parameters.get(name, 0))
+        if given.isdigit() and int(given) < least:
+            parameters[name] = least

@@ -29,6 +29,7 @@ from pgregent.adapters.postgres.layout import (
     DEFAULT_HBA,
     DEFAULT_PARAMETERS,
     ServerConfig,
+    raise_to_primarys,
     slot_name,
 )
 from pgregent.adapters.postgres.observe import Observer
@@ -214,7 +215,7 @@ class LocalServer:
         if config.config_dir is not None:
             render.keep_access_files(config.config_dir)
         render.strip_auto_conf(data, owner)
-        self._write_static()
+        self._write_static(wal.controldata(config.bin_dir, data) if standby else None)
         self._write_hba(open_to_clients=standby)
         self._write_role(label, names, upstream)
         wal.remove_late_stubs(data)
@@ -222,8 +223,8 @@ class LocalServer:
             render.remove_file(data / signal_file)
         render.set_standby_signal(data, standby, owner)
 
-    def _write_static(self) -> None:
-        """All that only the configuration changes."""
+    def _write_static(self, control: wal.ControlData | None = None) -> None:
+        """All that only the configuration changes. `control`: of a standby that is to start."""
         config, folder = self.config, self.config.conf_dir
         include = render.BASE_CONF
         if config.custom_conf is not None:
@@ -232,6 +233,8 @@ class LocalServer:
             include = render.CUSTOM_CONF
             render.write_file(folder / include, config.custom_conf, config.owner)
         parameters = config.all_parameters(config.name)
+        if control is not None:
+            raise_to_primarys(parameters, control)
         if int((config.data_dir / "PG_VERSION").read_text()) < NO_TRIGGER_FILE:
             parameters["promote_trigger_file"] = ""
         if config.config_dir is not None:
