@@ -225,9 +225,10 @@ async def _run(
             raise Refused(
                 f"the DCS key {keys(config).register}: {shown.why}; `pgregent adopt` takes it over"
             )
-        if shown is not None and not in_hand:
+        known = shown or durable.register
+        if known is not None and not in_hand:
             told = word(entries, f"{config.namespace}/{config.scope}", leader_counts=False)
-            if why := overtaken(shown, told):
+            if why := overtaken(known, told):
                 raise Refused(f"the DCS keys under {config.namespace}/{config.scope}: {why}")
         changes = DynamicConfig(
             dcs,

@@ -37,7 +37,7 @@ def command(file: str) -> None:
 async def _release(config: "AgentConfig") -> None:
     from pgregent.adapters.postgres import patroni_files
     from pgregent.adapters.postgres.guard_client import foreign_postmaster, guard_runs
-    from pgregent.agent.patroni_word import agents, running
+    from pgregent.agent.patroni_word import agents, word
     from pgregent.cli.patroni_scope import named, open_scope
     from pgregent.core.release import release
 
@@ -61,7 +61,7 @@ async def _release(config: "AgentConfig") -> None:
                 _stopped(scope, control),
                 scope.register,
                 live=agents(scope.entries, scope.base),
-                patroni=running(scope.entries, scope.base),
+                word=word(scope.entries, scope.base),
             )
             dynamic = await scope.dynamic.load(click.echo)
             server = scope.server(dynamic)
@@ -96,13 +96,10 @@ async def _give_back(scope: "Scope", plan: "GiveBack", control: "ControlData | N
     them nobody but this host takes over at first: under our rule, not every standby that the key
     `sync` named has every commit, and Patroni would take it so. Where no agent was in office, they
     are Patroni's own still."""
-    from pgregent.core.adoption import is_untouched
-
     sync = {"leader": scope.config.name, "sync_standby": None, "quorum": 0}
     status = {"optime": control.checkpoint_lsn if control is not None else 0}
     told = {"sync": sync, "status": status}
-    assert scope.register is not None
-    for key, value in () if is_untouched(scope.register) else told.items():
+    for key, value in told.items() if plan.in_office else ():
         await scope.dcs.put(f"{scope.base}/{key}", json.dumps(value).encode())
     await scope.exchange(plan.expected, plan.register)
 

@@ -221,17 +221,21 @@ def is_untouched(register: Register) -> bool:
 
 
 def overtaken(register: Register, word: PatronisWord) -> str:
-    """Why Patroni must have made another host the primary after the adoption, which has newer
-    commits then; empty if it did not."""
-    name = register.primary.name
-    if not is_untouched(register):
-        return ""
-    if word.primary in ("", name) and word.timeline <= register.term:
+    """Why Patroni must have made another host the primary after the register was written, which has
+    newer commits then; empty if it did not.
+
+    Agents keep Patroni's keys, too: `sync` may name a predecessor of theirs, but none has begun a
+    timeline past the term.
+    """
+    name, term = register.primary.name, register.term
+    succeeded = is_untouched(register) and word.primary not in ("", name)
+    if not term or not (succeeded or word.timeline > term):
         return ""
     who = word.last_primary or "another host"
     return (
-        f"Patroni was started again after {name} was adopted, and by its keys {who} was made the "
-        f"primary since: run `pgregent release` on {name}'s host, and adopt {who} first"
+        f"Patroni was started again after {name} became the primary of term {term}, and by its "
+        f"keys {who} was made the primary since: stop the agents, run `pgregent release` on all "
+        f"hosts, and adopt {who} first"
     )
 
 
