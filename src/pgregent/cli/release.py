@@ -36,7 +36,7 @@ def command(file: str) -> None:
 
 async def _release(config: "AgentConfig") -> None:
     from pgregent.adapters.postgres import patroni_files
-    from pgregent.adapters.postgres.guard_client import foreign_postmaster, guard_runs
+    from pgregent.adapters.postgres.guard_client import guard_runs, postmaster_of
     from pgregent.agent.patroni_word import agents, word
     from pgregent.cli.patroni_scope import named, open_scope
     from pgregent.core.release import release
@@ -51,7 +51,7 @@ async def _release(config: "AgentConfig") -> None:
                     "PostgreSQL still runs under its guard: its agent was killed, or ended by "
                     "SIGUSR1; start it again, and stop it by SIGTERM"
                 )
-            postmaster = foreign_postmaster(scope.data_dir, scope.state_dir)
+            postmaster = postmaster_of(scope.data_dir)
             own_files = scope.server(config.bootstrap.dcs)
             if postmaster is not None and patroni_files.in_force(own_files):
                 raise Refused(f"PostgreSQL runs there (process {postmaster}): stop it first")
@@ -110,10 +110,11 @@ def _clear(scope: "Scope", server: "ServerConfig") -> None:
     from pgregent.core.types import Stage
 
     name, stage = scope.config.name, scope.store.load(scope.config.name).stage
-    if stage is not Stage.NONE:
+    there = (scope.data_dir / "PG_VERSION").exists()
+    if there and stage is not Stage.NONE:
         aside = _set_aside(scope.data_dir, "aside")
         click.echo(f"{name} was being made anew ({stage.value}): what there is, is in {aside}")
-    elif (scope.data_dir / "PG_VERSION").exists():
+    elif there:
         patroni_files.give_back(server, scope.config.postgresql.custom_conf)
     if scope.locked:
         aside = _set_aside(scope.state_dir, "released")
