@@ -127,6 +127,7 @@ def test_seq_and_round_are_above_all_of_an_earlier_life() -> None:
             "adopt the primary first: it is b",
         ),
         ({}, {"is_standby": True}, None, "see `patronictl list`"),
+        ({"primary": ""}, {}, None, "Patroni's key `sync` names no primary"),
         ({"primary": "b"}, {}, None, "Patroni's last primary is b, by its key `sync`"),
         ({}, {"timeline": 2}, None, "on timeline 2, and Patroni's key `history` shows that time"),
         ({}, {"log_end": 0}, None, "neither running nor shut down cleanly"),

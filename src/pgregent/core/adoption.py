@@ -160,7 +160,14 @@ def _check_last_primary(name: str, data: DataDir, word: PatronisWord) -> None:
         who = word.last_primary
         found = f"it is {who}" if who and who != name else "see `patronictl list` or `history`"
         raise Refused(f"the data directory is a standby's: adopt the primary first: {found}")
-    if word.primary not in ("", name):
+    if not word.primary:
+        # A primary of an asynchronous cluster tells of its promotion when it has acknowledged much.
+        raise Refused(
+            "Patroni's key `sync` names no primary, though synchronous_mode is on: whether another "
+            "host was promoted last cannot be told; start Patroni again, wait until `patronictl "
+            "list` shows the Leader and its Sync Standby, if it has a standby, and begin anew"
+        )
+    if word.primary != name:
         raise Refused(
             f"Patroni's last primary is {word.primary}, by its key `sync`, and not {name}: adopt "
             "that host first"
