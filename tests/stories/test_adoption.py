@@ -162,12 +162,30 @@ def test_a_primary_whose_state_directory_is_gone_is_not_made_anew() -> None:
 
 def test_a_standby_joins() -> None:
     assert adopt(Durable(B), STANDBY, WORD, REGISTER, now=NOW) == Join(Durable(B))
-    older = replace(STANDBY, timeline=2)
+    older = replace(STANDBY, timeline=2, lineage=LINEAGE[:1])
     assert isinstance(adopt(Durable(B), older, WORD, REGISTER, now=NOW), Join)
     with pytest.raises(Refused, match="on timeline 4, past the primary's, which is 3"):
         adopt(Durable(B), replace(STANDBY, timeline=4), WORD, REGISTER, now=NOW)
     there = Durable(B, REGISTER)
     assert isinstance(adopt(there, STANDBY, WORD, REGISTER, now=NOW), Nothing)
+
+
+def test_a_standby_of_another_timeline_of_the_same_number_is_refused() -> None:
+    """PostgreSQL cannot tell them apart: it would stream, acknowledge, and never replay."""
+    for lineage in ((Ended(1, 100), Ended(2, 199)), (Ended(1, 200),)):
+        other = replace(STANDBY, lineage=lineage)
+        with pytest.raises(Refused, match="its timeline 3 is not the primary's: it leaves timel"):
+            adopt(Durable(B), other, WORD, REGISTER, now=NOW)
+    earlier = replace(STANDBY, timeline=2, lineage=(Ended(1, 99),))
+    with pytest.raises(Refused, match="its timeline 2 is not the primary's"):
+        adopt(Durable(B), earlier, WORD, REGISTER, now=NOW)
+    unknown = replace(STANDBY, lineage=())
+    assert isinstance(adopt(Durable(B), unknown, WORD, REGISTER, now=NOW), Join), "as in a backup"
+    # Where the term's promotion is not recorded yet, its start is a bound.
+    rules = (Rule(A, 0, ()), Rule(B, 0, ()))
+    promoting = replace(REGISTER, primary=B, rules=rules)
+    joins = adopt(Durable(Incarnation("c", "3")), other, WORD, promoting, now=NOW)
+    assert isinstance(joins, Join)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from pgregent.core.election import MAX_TERMS
 from pgregent.core.errors import Refused
+from pgregent.core.history import fork_is_final
 from pgregent.core.types import Durable, Incarnation, Register, Rule, Stage, Term
 
 
@@ -152,7 +153,25 @@ def _beside(own: Durable, data: DataDir, register: Register) -> TakeOver | Join 
             f"the data directory is on timeline {data.timeline}, past the primary's, which is "
             f"{register.term}: it was promoted by somebody; move it away, and the agent clones it"
         )
+    if _is_anothers(data, register):
+        raise Refused(
+            f"its timeline {data.timeline} is not the primary's: it leaves timeline "
+            f"{data.lineage[-1].timeline} elsewhere, since two hosts were promoted to one number; "
+            "move the data directory away, and the agent clones it"
+        )
     return Join(own)
+
+
+def _is_anothers(data: DataDir, register: Register) -> bool:
+    """Whether another than the register's writer began its timeline: such a log takes the primary's
+    WAL, and acknowledges it, behind records that are not the primary's."""
+    term = next((t for t in register.terms if t.term == data.timeline), None)
+    if term is None or not data.lineage:
+        return False
+    if term.term == register.term and not fork_is_final(register):
+        return False
+    begun = data.lineage[-1]
+    return (begun.timeline, begun.at_lsn) != (term.parent, term.start)
 
 
 def _check_last_primary(name: str, data: DataDir, word: PatronisWord) -> None:
