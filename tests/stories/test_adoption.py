@@ -15,6 +15,7 @@ from pgregent.core.adoption import (
     adopt,
     overtaken,
 )
+from pgregent.core.amnesia import restore_by_operator
 from pgregent.core.effects import WriteRegister
 from pgregent.core.election import choose
 from pgregent.core.errors import Refused
@@ -262,6 +263,21 @@ def test_not_released(
     with pytest.raises(Refused) as refused:
         release(own, data, register, **{"live": (), "word": NO_WORD, **others})
     assert why in str(refused.value)
+
+
+def test_a_register_that_the_operator_restored_is_not_an_adoptions() -> None:
+    """Its primary is in office, and is given back by a clean stop only."""
+    story = Story()
+    agent = story["n1"].agent
+    assert agent is not None and agent.state.register is not None
+    state = agent.state
+    state.cas, state.register_lost = None, True
+    restore_by_operator(state, story.register.seq)
+    assert isinstance(state.cas, WriteRegister)
+    restored = state.cas.register
+    own, unclean = Durable(restored.primary, restored), Stopped(1, clean=False, was_primary=True)
+    with pytest.raises(Refused, match="was not shut down cleanly"):
+        release(own, unclean, restored, live=(), word=NO_WORD)
 
 
 def test_undone_before_any_agent_ran() -> None:

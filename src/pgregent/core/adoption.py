@@ -242,8 +242,11 @@ def _take_over(
 
 def is_untouched(register: Register) -> bool:
     """Whether it is an adoption's, and no agent has written another since."""
-    adopted = bool(register.terms) and register.terms[-1].why == register.why
-    return adopted and register.seq == register.round
+    if not register.terms or register.seq != register.round:
+        return False
+    # Where the operator had a copy written again, its last term is one that nobody was in.
+    last = register.terms[-1]
+    return (last.term, last.why) == (register.term, register.why)
 
 
 def overtaken(register: Register, word: PatronisWord) -> str:
