@@ -141,6 +141,9 @@ def test_over_and_back(pair: PatroniPair) -> None:
     pair.patronictl("pause", pair.scope(), "--wait")
     pair.stop_patroni()
     done(pair, "adopt", standby)
+    done(pair, "adopt", primary)
+    start_agents(pair, standby, primary)
+    assert directories(pair) == before, "a data directory was made anew"
 
 
 def test_over_on_etcd(etcd_pair: PatroniPair) -> None:
