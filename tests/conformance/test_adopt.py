@@ -299,3 +299,15 @@ async def test_no_agent_ends_a_server_of_which_it_knows_no_cluster(host: Host) -
     assert agent.code == 1, agent.message
     assert "which pgregent did not start" in agent.message
     assert host.server.process and host.server.process.poll() is None
+
+
+async def test_no_cluster_is_made_where_patroni_has_one(host: Host) -> None:
+    """As on a host whose disk is not mounted, or that Patroni has not cloned yet."""
+    host.put(config={"synchronous_mode": True})
+    host.server.stop()
+    aside = host.data_dir.rename(host.data_dir.with_name("elsewhere"))
+    agent = await host.run("agent")
+    assert agent.code == 1, agent.message
+    assert "`pgregent adopt` takes it over" in agent.message
+    assert not host.data_dir.exists() and host.register() is None
+    aside.rename(host.data_dir)

@@ -184,7 +184,7 @@ def test_a_standby_of_another_timeline_of_the_same_number_is_refused() -> None:
     assert isinstance(adopt(Durable(B), unknown, WORD, REGISTER, now=NOW), Join), "as in a backup"
     # Where the term's promotion is not recorded yet, its start is a bound.
     rules = (Rule(A, 0, ()), Rule(B, 0, ()))
-    promoting = replace(REGISTER, primary=B, rules=rules)
+    promoting = replace(HELD, primary=B, rules=rules)
     joins = adopt(Durable(Incarnation("c", "3")), other, WORD, promoting, now=NOW)
     assert isinstance(joins, Join)
 
@@ -291,6 +291,17 @@ def test_undone_before_any_agent_ran() -> None:
 
 
 OVERTAKEN = replace(WORD, primary="b", history=LATER, running=("b",))
+
+
+@pytest.mark.parametrize(
+    ("own", "register"), [(Durable(B), REGISTER), (Durable(B), HELD), (AFTER, None)]
+)
+def test_nobody_is_told_to_move_away_what_patronis_primary_has(
+    own: Durable, register: Register | None
+) -> None:
+    there = replace(PRIMARY, timeline=4)
+    with pytest.raises(Refused, match="by its keys b was made the primary since"):
+        adopt(own, there, replace(OVERTAKEN, running=()), register, now=NOW)
 
 
 @pytest.mark.parametrize("register", [HELD, replace(HELD, electing=True)])

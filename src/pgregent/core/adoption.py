@@ -114,6 +114,9 @@ def adopt(
             f"the data directory has system identifier {data.system_id}, the cluster in this "
             f"scope {expected}: it belongs to another cluster; correct scope or data_dir"
         )
+    known = register or own.register
+    if known is not None and (why := overtaken(known, word)):
+        raise Refused(why)
     if in_force is not None:
         return _beside(own, data, in_force)
     if own.register is not None:
