@@ -84,7 +84,7 @@ async def _server(scope: "Scope", dynamic: "Dynamic") -> "ServerConfig":
     if (owner := data_dir.stat().st_uid) != runs_as:
         raise Refused(
             f"the data directory belongs to user {owner}, and an agent started by this user would "
-            f"run PostgreSQL as {runs_as}: run this as the other, or as root"
+            f"run PostgreSQL as {runs_as}: run both as user {owner}"
         )
     return server
 
