@@ -1,17 +1,19 @@
 """`pgregent adopt` and `release` beside another of them, after one that was interrupted, and where
 an agent left something behind."""
 
+import subprocess
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pgregent.adapters.postgres import render
-from pgregent.adapters.postgres.guard_client import remember_pid_file
+from pgregent.adapters.postgres.guard_client import guard_runs, postmaster_of, remember_pid_file
+from pgregent.agent.codec import encode
 from pgregent.agent.store import Store
 from pgregent.cli import adopt
-from pgregent.core.types import Stage
-from tests.cluster.command import run_cli
+from pgregent.core.types import NOBODY, Stage
+from tests.cluster.command import COMMAND, clean_environment, run_cli
 from tests.conformance import pg
 from tests.conformance.test_adopt import Host, etcd, host, servers
 
@@ -93,3 +95,41 @@ async def test_a_server_whose_guard_was_killed_is_not_given_back_while_it_runs(
     server.stop()
     done = await standby.run("release")
     assert done.code == 0, done.message
+
+
+def spawn_agent(host: Host) -> subprocess.Popen[bytes]:
+    command = [*COMMAND, "agent", str(host.file)]
+    return subprocess.Popen(command, env=clean_environment(), stderr=subprocess.DEVNULL)
+
+
+async def test_an_agent_killed_before_the_release_still_ends_its_server(host: Host) -> None:
+    """Its guard keeps PostgreSQL, and `release` asks for the agent to be started for that."""
+    assert (await host.run("adopt")).code == 0
+    agent = spawn_agent(host)
+
+    async def serves() -> bool:
+        assert agent.poll() is None
+        return host.value("leader") == b"a"
+
+    await pg.eventually("it serves", serves)
+    agent.kill()
+    agent.wait()
+    register = host.register()
+    assert register is not None
+
+    async def forgotten() -> bool:
+        return host.value("members/a") is None and host.value("leader") is None
+
+    await pg.eventually("its keys are gone", forgotten, timeout=20.0)
+    released = replace(
+        register, seq=register.seq + 1, term=0, primary=NOBODY, rules=(), terms=(), released=True
+    )
+    host.put(pgregent__register=encode(released).decode())
+    assert guard_runs(host.state_dir)
+    asked = await host.run("release")
+    assert asked.code == 2 and "PostgreSQL still runs under its guard" in asked.err, asked.message
+    ended = await host.run("agent")
+    assert ended.code == 0, ended.message
+    assert not guard_runs(host.state_dir) and postmaster_of(host.data_dir) is None
+    done = await host.run("release")
+    assert done.code == 0 and "a is given back" in done.out, done.message

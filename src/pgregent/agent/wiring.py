@@ -221,7 +221,8 @@ async def _run(
         in_hand = guard_runs(state_dir)
         entries = await refuse_beside_patroni(dcs, keys(config), in_hand=in_hand)
         shown = _register(entries, keys(config), durable)
-        if shown is not None and shown.released:
+        # What is in hand is for the agent to stop first.
+        if shown is not None and shown.released and not in_hand:
             raise Refused(
                 f"the DCS key {keys(config).register}: {shown.why}; `pgregent adopt` takes it over"
             )
