@@ -1,6 +1,7 @@
 """`pgregent adopt` and `release` beside another of them, after one that was interrupted, and where
 an agent left something behind."""
 
+import json
 import subprocess
 from dataclasses import replace
 from typing import Any
@@ -95,6 +96,22 @@ async def test_a_server_whose_guard_was_killed_is_not_given_back_while_it_runs(
     server.stop()
     done = await standby.run("release")
     assert done.code == 0, done.message
+
+
+async def test_patroni_was_started_again_where_the_register_was_lost(host: Host) -> None:
+    """The agent does not write its copy again, on a log without what Patroni acknowledged."""
+    assert (await host.run("adopt")).code == 0
+    host.server.stop()
+    host.remove("pgregent/register")
+    host.put(sync={"leader": "b"}, history=[[1, 25000000, "no recovery target specified", "", "b"]])
+    for command in ("agent", "adopt"):
+        done = await host.run(command)
+        assert done.code == 2 and "by its keys b was made the primary since" in done.err
+    done = await host.run("release")
+    assert done.code == 0, done.message
+    register = host.register()
+    assert register is not None and register.released and not host.state_dir.exists()
+    assert json.loads(host.value("sync") or b"") == {"leader": "b"}
 
 
 def spawn_agent(host: Host) -> subprocess.Popen[bytes]:
