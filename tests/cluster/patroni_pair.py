@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,17 @@ class PatroniPair(Pair):
                 extra_groups=identity.extra_groups,
             )
 
-    def stop_patroni(self) -> None:
-        """SIGTERM to Patroni on all hosts; wait until it has ended, and its keys are gone."""
-        ending = [p for name, p in self._processes.items() if name.startswith("patroni of ")]
-        for process in ending:
+    def end_patroni(self, names: Iterable[str]) -> None:
+        """SIGTERM to Patroni on these hosts; wait until it has ended."""
+        ending = {n: p for n in names if (p := self._processes.pop(f"patroni of {n}", None))}
+        for process in ending.values():
             process.send_signal(signal.SIGTERM)
-        for process in ending:
+        for process in ending.values():
             process.wait(30)
-        self._processes = {n: p for n, p in self._processes.items() if p not in ending}
+
+    def stop_patroni(self) -> None:
+        """The same on all hosts; wait until its keys are gone, too."""
+        self.end_patroni(self.members)
         if isinstance(self.zookeeper, EtcdServer):
             # As `ttl` would do.
             for lease in self.zookeeper.ask("lease/leases", {}).get("leases", []):

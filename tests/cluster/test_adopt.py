@@ -141,6 +141,9 @@ def test_over_and_back(pair: PatroniPair) -> None:
     pair.patronictl("pause", pair.scope(), "--wait")
     pair.stop_patroni()
     done(pair, "adopt", standby)
+    done(pair, "adopt", primary)
+    start_agents(pair, standby, primary)
+    assert directories(pair) == before, "a data directory was made anew"
 
 
 def test_over_on_etcd(etcd_pair: PatroniPair) -> None:
@@ -156,3 +159,22 @@ def test_over_on_etcd(etcd_pair: PatroniPair) -> None:
     assert (directories(pair), copied_at(pair), pair.query(primary, SLOTS)) == before
     rows = pair.query(primary, f"SELECT key FROM {TABLE}")
     assert not lost_or_repeated(writers.history, [row[0] for row in rows])
+
+
+def test_over_without_a_pause(etcd_pair: PatroniPair) -> None:
+    """Patroni has stopped PostgreSQL: where its log ends is told by its files."""
+    pair = etcd_pair
+    primary, standby = pair.members
+    with psycopg.connect(pair.dsn, autocommit=True) as conn:
+        conn.execute("CREATE TABLE said AS SELECT 1 AS n")
+    before = directories(pair), copied_at(pair)
+    pair.end_patroni([standby])
+    pair.stop_patroni()
+    done(pair, "adopt", primary)
+    done(pair, "adopt", standby)
+    pair.follow_events()
+    pair.start_agent(primary)
+    pair.start_agent(standby)
+    assert pair.wait_healthy() == primary
+    assert (directories(pair), copied_at(pair)) == before
+    assert pair.query(standby, "SELECT n FROM said") == [(1,)]

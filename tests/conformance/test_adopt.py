@@ -165,6 +165,10 @@ async def test_what_could_lose_commits_is_refused(host: Host) -> None:
     await host.refused("adopt", f"has system identifier {identifier}, the cluster in this scope 77")
     host.put(initialize=identifier, sync={"leader": "b", "sync_standby": "a"})
     await host.refused("adopt", "Patroni's last primary is b, by its key `sync`, and not a")
+    host.put(sync={"leader": None, "sync_standby": None})
+    await host.refused("adopt", "Patroni's key `sync` names no primary, though synchronous_mode")
+    host.remove("sync")
+    await host.refused("adopt", "Patroni's key `sync` names no primary, though synchronous_mode")
     host.put(sync={"leader": "a"}, history=[[1, 25000000, "no recovery target specified"]])
     await host.refused("adopt", "on timeline 1, and Patroni's key `history` shows that timeline 2")
     host.put(history=[], status={"optime": 1 << 40})
@@ -295,3 +299,15 @@ async def test_no_agent_ends_a_server_of_which_it_knows_no_cluster(host: Host) -
     assert agent.code == 1, agent.message
     assert "which pgregent did not start" in agent.message
     assert host.server.process and host.server.process.poll() is None
+
+
+async def test_no_cluster_is_made_where_patroni_has_one(host: Host) -> None:
+    """As on a host whose disk is not mounted, or that Patroni has not cloned yet."""
+    host.put(config={"synchronous_mode": True})
+    host.server.stop()
+    aside = host.data_dir.rename(host.data_dir.with_name("elsewhere"))
+    agent = await host.run("agent")
+    assert agent.code == 1, agent.message
+    assert "`pgregent adopt` takes it over" in agent.message
+    assert not host.data_dir.exists() and host.register() is None
+    aside.rename(host.data_dir)

@@ -30,7 +30,7 @@ class Store:
         found = {slot: self._read(self._dir / slot) for slot in SLOTS}
         whole = {slot: f for slot, f in found.items() if f is not None}
         if not whole:
-            if any((self._dir / slot).exists() for slot in SLOTS):
+            if self.is_there():
                 raise Refused(
                     f"{self._dir / SLOTS[0]} and {SLOTS[1]} are corrupt: they hold what this "
                     "member promised; restore one of them, or move the data directory and "
@@ -45,6 +45,10 @@ class Store:
                 f"configuration says {name!r}: use that member's data_dir, or correct the name"
             )
         return durable
+
+    def is_there(self) -> bool:
+        """Whether anything was ever saved."""
+        return any((self._dir / slot).exists() for slot in SLOTS)
 
     @staticmethod
     def _read(path: Path) -> tuple[int, bytes] | None:

@@ -221,14 +221,15 @@ async def _run(
         in_hand = guard_runs(state_dir)
         entries = await refuse_beside_patroni(dcs, keys(config), in_hand=in_hand)
         shown = _register(entries, keys(config), durable)
-        if shown is not None and shown.released:
+        # What is in hand is for the agent to stop first.
+        if shown is not None and shown.released and not in_hand:
             raise Refused(
                 f"the DCS key {keys(config).register}: {shown.why}; `pgregent adopt` takes it over"
             )
-        if shown is not None and not in_hand:
-            told = word(entries, f"{config.namespace}/{config.scope}", leader_counts=False)
-            if why := overtaken(shown, told):
-                raise Refused(f"the DCS keys under {config.namespace}/{config.scope}: {why}")
+        known = shown or durable.register
+        told = word(entries, f"{config.namespace}/{config.scope}", leader_counts=False)
+        if known is not None and not in_hand and (why := overtaken(known, told)):
+            raise Refused(f"the DCS keys under {config.namespace}/{config.scope}: {why}")
         changes = DynamicConfig(
             dcs,
             f"{config.namespace}/{config.scope}/config",
@@ -247,6 +248,8 @@ async def _run(
             check_data_dir(server_config.data_dir, server_config.bin_dir, system_id)
         if shown is None:
             _refuse_foreign(server_config)
+        if known is None and told.system_id:
+            _refuse_to_create(server_config, told.system_id)
         log_dir = server_config.log_file.parent
         make_dir(log_dir)
         if (owner := server_config.owner) is not None:
@@ -276,6 +279,17 @@ def _refuse_foreign(config: ServerConfig) -> None:
             "dcs",
             f"it shows no register, and PostgreSQL runs in {config.data_dir} (process "
             f"{postmaster}), which pgregent did not start: stop it, or see `pgregent adopt --help`",
+        )
+
+
+def _refuse_to_create(config: ServerConfig, system_id: str) -> None:
+    """A cluster where there is one."""
+    if not (config.data_dir / "PG_VERSION").exists():
+        raise Unavailable(
+            "dcs",
+            f"it shows no register, but in its key `initialize` a cluster of Patroni's, {system_id}"
+            f", and there is none in {config.data_dir}: `pgregent adopt` takes it over, on its "
+            "primary's host; for a new cluster choose another scope, or see `patronictl remove`",
         )
 
 

@@ -58,12 +58,14 @@ async def _adopt(config: "AgentConfig") -> None:
             if isinstance(plan, Nothing):
                 click.echo(f"nothing to be done: {plan.why}")
                 return
+            _keep(scope, server)
+            scope.store.save(plan.durable)
             if isinstance(plan, TakeOver):
-                await _become_primary(scope, server, plan)
-            else:
-                _keep(scope, server)
-                scope.store.save(plan.durable)
+                await _take_register(scope, plan)
             await _introduce(scope, own.incarnation, seen.standbys)
+            if isinstance(plan, TakeOver):
+                # The last: with it, there is nothing left to be done again.
+                scope.store.save(replace(plan.durable, register=plan.register))
         _tell(scope, primary=isinstance(plan, TakeOver))
 
 
@@ -82,7 +84,7 @@ async def _server(scope: "Scope", dynamic: "Dynamic") -> "ServerConfig":
     if (owner := data_dir.stat().st_uid) != runs_as:
         raise Refused(
             f"the data directory belongs to user {owner}, and an agent started by this user would "
-            f"run PostgreSQL as {runs_as}: run this as the other, or as root"
+            f"run PostgreSQL as {runs_as}: run both as user {owner}"
         )
     return server
 
@@ -90,18 +92,18 @@ async def _server(scope: "Scope", dynamic: "Dynamic") -> "ServerConfig":
 def _keep(scope: "Scope", server: "ServerConfig") -> None:
     from pgregent.adapters.postgres import patroni_files
 
-    scope.lock()
+    if not scope.locked:
+        scope.lock()
+        if scope.store.is_there():
+            raise Refused("another `adopt`, or an agent, was here meanwhile: run this again")
     kept = patroni_files.keep(server)
     click.echo(f"Patroni's configuration files of PostgreSQL: copies are in {kept}")
 
 
-async def _become_primary(scope: "Scope", server: "ServerConfig", plan: "TakeOver") -> None:
-    _keep(scope, server)
-    scope.store.save(plan.durable)
+async def _take_register(scope: "Scope", plan: "TakeOver") -> None:
     await _end_pause(scope)
     if scope.register != plan.register:
         await scope.exchange(plan.expected, plan.register)
-    scope.store.save(replace(plan.durable, register=plan.register))
 
 
 async def _end_pause(scope: "Scope") -> None:

@@ -36,8 +36,8 @@ def command(file: str) -> None:
 
 async def _release(config: "AgentConfig") -> None:
     from pgregent.adapters.postgres import patroni_files
-    from pgregent.adapters.postgres.guard_client import foreign_postmaster, guard_runs
-    from pgregent.agent.patroni_word import agents, running
+    from pgregent.adapters.postgres.guard_client import guard_runs, postmaster_of
+    from pgregent.agent.patroni_word import agents, word
     from pgregent.cli.patroni_scope import named, open_scope
     from pgregent.core.release import release
 
@@ -51,7 +51,7 @@ async def _release(config: "AgentConfig") -> None:
                     "PostgreSQL still runs under its guard: its agent was killed, or ended by "
                     "SIGUSR1; start it again, and stop it by SIGTERM"
                 )
-            postmaster = foreign_postmaster(scope.data_dir, scope.state_dir)
+            postmaster = postmaster_of(scope.data_dir)
             own_files = scope.server(config.bootstrap.dcs)
             if postmaster is not None and patroni_files.in_force(own_files):
                 raise Refused(f"PostgreSQL runs there (process {postmaster}): stop it first")
@@ -61,7 +61,7 @@ async def _release(config: "AgentConfig") -> None:
                 _stopped(scope, control),
                 scope.register,
                 live=agents(scope.entries, scope.base),
-                patroni=running(scope.entries, scope.base),
+                word=word(scope.entries, scope.base),
             )
             dynamic = await scope.dynamic.load(click.echo)
             server = scope.server(dynamic)
@@ -96,13 +96,10 @@ async def _give_back(scope: "Scope", plan: "GiveBack", control: "ControlData | N
     them nobody but this host takes over at first: under our rule, not every standby that the key
     `sync` named has every commit, and Patroni would take it so. Where no agent was in office, they
     are Patroni's own still."""
-    from pgregent.core.adoption import is_untouched
-
     sync = {"leader": scope.config.name, "sync_standby": None, "quorum": 0}
     status = {"optime": control.checkpoint_lsn if control is not None else 0}
     told = {"sync": sync, "status": status}
-    assert scope.register is not None
-    for key, value in () if is_untouched(scope.register) else told.items():
+    for key, value in told.items() if plan.in_office else ():
         await scope.dcs.put(f"{scope.base}/{key}", json.dumps(value).encode())
     await scope.exchange(plan.expected, plan.register)
 
@@ -113,10 +110,11 @@ def _clear(scope: "Scope", server: "ServerConfig") -> None:
     from pgregent.core.types import Stage
 
     name, stage = scope.config.name, scope.store.load(scope.config.name).stage
-    if stage is not Stage.NONE:
+    there = (scope.data_dir / "PG_VERSION").exists()
+    if there and stage is not Stage.NONE:
         aside = _set_aside(scope.data_dir, "aside")
         click.echo(f"{name} was being made anew ({stage.value}): what there is, is in {aside}")
-    elif (scope.data_dir / "PG_VERSION").exists():
+    elif there:
         patroni_files.give_back(server, scope.config.postgresql.custom_conf)
     if scope.locked:
         aside = _set_aside(scope.state_dir, "released")

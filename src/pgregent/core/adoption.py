@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from pgregent.core.election import MAX_TERMS
 from pgregent.core.errors import Refused
+from pgregent.core.history import fork_is_final
 from pgregent.core.types import Durable, Incarnation, Register, Rule, Stage, Term
 
 
@@ -113,6 +114,9 @@ def adopt(
             f"the data directory has system identifier {data.system_id}, the cluster in this "
             f"scope {expected}: it belongs to another cluster; correct scope or data_dir"
         )
+    known = register or own.register
+    if known is not None and (why := overtaken(known, word)):
+        raise Refused(why)
     if in_force is not None:
         return _beside(own, data, in_force)
     if own.register is not None:
@@ -152,7 +156,25 @@ def _beside(own: Durable, data: DataDir, register: Register) -> TakeOver | Join 
             f"the data directory is on timeline {data.timeline}, past the primary's, which is "
             f"{register.term}: it was promoted by somebody; move it away, and the agent clones it"
         )
+    if _is_anothers(data, register):
+        raise Refused(
+            f"its timeline {data.timeline} is not the primary's: it leaves timeline "
+            f"{data.lineage[-1].timeline} elsewhere, since two hosts were promoted to one number; "
+            "move the data directory away, and the agent clones it"
+        )
     return Join(own)
+
+
+def _is_anothers(data: DataDir, register: Register) -> bool:
+    """Whether another than the register's writer began its timeline: such a log takes the primary's
+    WAL, and acknowledges it, behind records that are not the primary's."""
+    term = next((t for t in register.terms if t.term == data.timeline), None)
+    if term is None or not data.lineage:
+        return False
+    if term.term == register.term and not fork_is_final(register):
+        return False
+    begun = data.lineage[-1]
+    return (begun.timeline, begun.at_lsn) != (term.parent, term.start)
 
 
 def _check_last_primary(name: str, data: DataDir, word: PatronisWord) -> None:
@@ -160,7 +182,14 @@ def _check_last_primary(name: str, data: DataDir, word: PatronisWord) -> None:
         who = word.last_primary
         found = f"it is {who}" if who and who != name else "see `patronictl list` or `history`"
         raise Refused(f"the data directory is a standby's: adopt the primary first: {found}")
-    if word.primary not in ("", name):
+    if not word.primary:
+        # A primary of an asynchronous cluster tells of its promotion when it has acknowledged much.
+        raise Refused(
+            "Patroni's key `sync` names no primary, though synchronous_mode is on: whether another "
+            "host was promoted last cannot be told; start Patroni again, wait until `patronictl "
+            "list` shows the Leader and its Sync Standby, if it has a standby, and begin anew"
+        )
+    if word.primary != name:
         raise Refused(
             f"Patroni's last primary is {word.primary}, by its key `sync`, and not {name}: adopt "
             "that host first"
@@ -216,22 +245,29 @@ def _take_over(
 
 def is_untouched(register: Register) -> bool:
     """Whether it is an adoption's, and no agent has written another since."""
-    adopted = bool(register.terms) and register.terms[-1].why == register.why
-    return adopted and register.seq == register.round
+    if not register.terms or register.seq != register.round:
+        return False
+    # Where the operator had a copy written again, its last term is one that nobody was in.
+    last = register.terms[-1]
+    return (last.term, last.why) == (register.term, register.why)
 
 
 def overtaken(register: Register, word: PatronisWord) -> str:
-    """Why Patroni must have made another host the primary after the adoption, which has newer
-    commits then; empty if it did not."""
-    name = register.primary.name
-    if not is_untouched(register):
-        return ""
-    if word.primary in ("", name) and word.timeline <= register.term:
+    """Why Patroni must have made another host the primary after the register was written, which has
+    newer commits then; empty if it did not.
+
+    Agents keep Patroni's keys, too: `sync` may name a predecessor of theirs, but none has begun a
+    timeline past the term.
+    """
+    name, term = register.primary.name, register.term
+    succeeded = is_untouched(register) and word.primary not in ("", name)
+    if not term or not (succeeded or word.timeline > term):
         return ""
     who = word.last_primary or "another host"
     return (
-        f"Patroni was started again after {name} was adopted, and by its keys {who} was made the "
-        f"primary since: run `pgregent release` on {name}'s host, and adopt {who} first"
+        f"Patroni was started again after {name} became the primary of term {term}, and by its "
+        f"keys {who} was made the primary since: stop the agents, run `pgregent release` on all "
+        f"hosts, and adopt {who} first"
     )
 
 

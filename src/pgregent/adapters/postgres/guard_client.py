@@ -558,17 +558,23 @@ def remember_pid_file(data_dir: Path, state_dir: Path, postmaster: int) -> None:
 def foreign_postmaster(data_dir: Path, state_dir: Path) -> int | None:
     """The postmaster that works in `data_dir` and that no guard of `state_dir` has started; None
     where there is none, or a guard is there. Raises Unavailable."""
-    if guard_runs(state_dir):
+    if guard_runs(state_dir) or (pid := postmaster_of(data_dir)) is None:
         return None
+    try:
+        ours = (state_dir / PID_FILE_COPY).read_bytes() == _pid_file_head(data_dir)
+    except OSError:
+        return pid if postmaster_of(data_dir) == pid else None
+    return None if ours else pid
+
+
+def postmaster_of(data_dir: Path) -> int | None:
+    """The postmaster that works in `data_dir`, whoever has started it. Raises Unavailable."""
     pid, _ = _pid_file(data_dir)
     try:
         works_here = os.path.samestat(Path(f"/proc/{pid}/cwd").stat(), data_dir.stat())
-        head = _pid_file_head(data_dir)
     except OSError:
         return None
-    copy = state_dir / PID_FILE_COPY
-    ours = copy.exists() and copy.read_bytes() == head
-    return pid if works_here and not ours else None
+    return pid if works_here else None
 
 
 def remove_stale_pid_file(data_dir: Path, state_dir: Path) -> None:
