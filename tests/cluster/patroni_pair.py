@@ -30,6 +30,20 @@ QUICKER = {
 }
 
 
+def _as_postgres() -> list[str]:
+    """What runs the rest of a command as the servers' user, who may read whatever root may: this
+    Python may be in root's own directory."""
+    identity = as_postgres()
+    if identity.user is None:
+        return []
+    groups = ",".join(map(str, identity.extra_groups or ()))
+    return [
+        *("setpriv", f"--reuid={identity.user}", f"--regid={identity.group}"),
+        f"--groups={groups}" if groups else "--clear-groups",
+        *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
+    ]
+
+
 class PatroniPair(Pair):
     """Clients know both servers, and no proxy. Nothing runs at first but the DCS."""
 
@@ -75,19 +89,16 @@ class PatroniPair(Pair):
 
     def start_patroni(self, name: str) -> None:
         """Start Patroni beside a server, as its unprivileged user."""
-        folder, identity = self.base / "nodes" / name, as_postgres()
+        folder = self.base / "nodes" / name
         with (folder / "patroni.log").open("ab") as log:
             self._processes[f"patroni of {name}"] = subprocess.Popen(
-                [sys.executable, "-m", "patroni", str(self.files[name])],
+                [*_as_postgres(), sys.executable, "-m", "patroni", str(self.files[name])],
                 cwd=folder,
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                user=identity.user,
-                group=identity.group,
-                extra_groups=identity.extra_groups,
             )
 
     def end_patroni(self, names: Iterable[str]) -> None:
