@@ -316,6 +316,13 @@ def _member(secured: Secured, at: str, name: str) -> dict[str, Any]:
     return next((m for m in members if m["name"] == name), {})
 
 
-def test_what_comes_later(secured: Secured) -> None:
-    assert secured.change("n1", "POST", "/restart", {})[0] == 501
-    assert secured.change("n1", "POST", "/reinitialize", {"force": True})[0] == 501
+def test_a_restart_and_a_new_copy(secured: Secured) -> None:
+    primary = until("the cluster is whole", secured.whole)
+    standby = next(name for name in NAMES if name != primary)
+    answer = secured.change(primary, "POST", "/restart", {"role": "primary"})
+    assert answer == (200, "restarted successfully")
+    assert secured.change(standby, "POST", "/restart", {"role": "primary"})[0] == 503
+    assert secured.change(primary, "POST", "/reinitialize", {})[0] == 503
+    answer = secured.change(standby, "POST", "/reinitialize", {"force": True})
+    assert answer == (200, "reinitialize started")
+    assert until("the cluster is whole", secured.whole) == primary
