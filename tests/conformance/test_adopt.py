@@ -1,5 +1,5 @@
 """`pgregent adopt` and `release` on one host: a PostgreSQL started by hand, and what Patroni leaves
-in etcd. tests/cluster/test_adopt.py has Patroni itself."""
+in etcd. tests/patroni/test_adopt.py has Patroni itself."""
 
 import asyncio
 import json

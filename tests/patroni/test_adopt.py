@@ -9,10 +9,10 @@ import pytest
 
 from tests.cluster.checkers import lost_or_repeated, outage
 from tests.cluster.faults import kill_node
-from tests.cluster.patroni_pair import PatroniPair
 from tests.cluster.processes import wait_for
 from tests.cluster.writers import CREATE, ENTRY, TABLE, Pace, Writers
 from tests.conformance import etcd_servers, zookeeper_servers
+from tests.patroni.patroni_pair import PatroniPair
 
 SLOTS = "SELECT slot_name::text FROM pg_replication_slots WHERE active ORDER BY 1"
 ROLES = "SELECT rolname::text, rolsuper FROM pg_roles WHERE rolcanlogin ORDER BY 1"

@@ -6,10 +6,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.cluster.patroni_pair import PatroniPair
 from tests.cluster.processes import wait_for
-from tests.cluster.test_adopt import SOON_S, done, start_agents, take_over
+from tests.patroni.test_adopt import SOON_S, done, start_agents, take_over
 from tests.conformance import etcd_servers
+from tests.patroni.patroni_pair import PatroniPair
 
 
 @pytest.fixture
