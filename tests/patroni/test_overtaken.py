@@ -7,9 +7,9 @@ import psycopg
 import pytest
 
 from tests.cluster.processes import wait_for
-from tests.patroni.test_adopt import SOON_S, done, start_agents, take_over
 from tests.conformance import etcd_servers
 from tests.patroni.patroni_pair import PatroniPair
+from tests.patroni.test_adopt import SOON_S, done, start_agents, take_over
 
 
 @pytest.fixture
