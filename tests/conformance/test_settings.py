@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -191,11 +192,12 @@ async def test_without_slots_a_standby_streams_and_none_is_kept(members: Members
     assert await shown(n2, "SHOW primary_slot_name") == [("",)]
 
 
-async def test_a_standby_starts_with_what_its_primary_had(members: Members) -> None:
+async def test_a_standby_keeps_what_its_primary_had_until_that_has_less(members: Members) -> None:
     """PostgreSQL refuses to start a standby with fewer locks than its primary had."""
     more = {"dcs": {"postgresql": {"parameters": {"max_locks_per_transaction": 96}}}}
     n1, n2 = await members.add("n1", bootstrap=more), await members.add("n2", bootstrap=more)
     await members.start_primary(n1)
+    await n1.keep_slots(("n2",))
     await members.start_standby(n2, n1)
     for server in (n1, n2):
         parameters = {**server.config.parameters, "max_locks_per_transaction": "80"}
@@ -204,6 +206,47 @@ async def test_a_standby_starts_with_what_its_primary_had(members: Members) -> N
     await n2.stop(False)
     await members.restart_standby(n2, n1)
     assert await shown(n2, query) == [("96",)]
+    await n1.stop(False)
+    await n1.start("", "", None, False, members.deadline)
+    assert await shown(n1, query) == [("80",)]
+
+    async def replayed() -> bool:
+        control = await asyncio.to_thread(wal.controldata, members.bin_dir, n2.config.data_dir)
+        return control.max_locks_per_xact == 80
+
+    await pg.eventually("n2 knows that its primary has less", replayed)
+    await n2.stop(False)
+    await members.restart_standby(n2, n1)
+    assert await shown(n2, query) == [("80",)]
+
+
+async def test_a_stop_that_hangs_gives_way_to_an_immediate_one(members: Members) -> None:
+    """As when a restart takes long: a standby that does not answer holds a fast shutdown up."""
+    n1, n2 = await members.add("n1"), await members.add("n2")
+    await members.start_primary(n1)
+    await n1.keep_slots(("n2",))
+    await members.start_standby(n2, n1)
+    ((receiver,),) = await shown(n2, "SELECT pid FROM pg_stat_wal_receiver")
+    assert isinstance(receiver, int)
+    os.kill(receiver, signal.SIGSTOP)
+    try:
+        log = n1.config.log_file
+        fast = asyncio.create_task(n1.stop(False))
+
+        async def begun() -> bool:
+            return "received fast shutdown request" in log.read_text()
+
+        await pg.eventually("it shuts down", begun)
+        done, _ = await asyncio.wait({fast}, timeout=1.0)
+        assert not done, "nothing held it up"
+        fast.cancel()
+        began = time.monotonic()
+        await n1.stop(True)
+        assert time.monotonic() - began < 5.0, "it waited for the standby"
+        assert (await n1.observe()).state is PgState.STOPPED
+    finally:
+        os.kill(receiver, signal.SIGCONT)
+    await n1.start("", "", None, False, members.deadline)
 
 
 async def test_slots_that_are_kept_and_left_alone(members: Members) -> None:

@@ -71,9 +71,9 @@ def status(node: Node, processes: Processes) -> dict[str, Any]:
 
 
 def started_at(state: State) -> str:
-    """Tells one start of the server from another; empty: this agent has not started it."""
-    at = state.server_started_at
-    return f"{at:.6f}" if at > float("-inf") else ""
+    """Tells one start of the server from another, and one life of this agent, which may have found
+    the server running."""
+    return f"{state.started_at:.6f} {state.server_started_at:.6f}"
 
 
 def _member(state: State, record: Record, register: Register | None, end: int) -> dict[str, Any]:

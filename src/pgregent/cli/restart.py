@@ -93,12 +93,14 @@ def _restart(target: Target, name: str, before: Mapping[str, Any] | None, limit:
     if before is None:
         raise Unavailable(f"agent {name}", "it does not answer")
     ask_agent(target, name, RESTART, {"started_at": before["started_at"]})
+    old = before["processes"]["postmaster"]
     click.echo(f"{name}: requested")
 
     def is_over(status: Mapping[str, Any]) -> bool:
         if status["restarting"]:
             return False
-        if status["started_at"] == before["started_at"]:
+        # An agent that was started anew meanwhile has forgotten what it was asked for.
+        if status["processes"]["postmaster"] in (None, old):
             raise Unavailable(f"member {name}", f"it was not restarted: {own_why(status)}")
         return status["state"] == "running" and (status["primary"] != name or status["serving"])
 
